@@ -1,0 +1,1 @@
+"""The episode loop: a ReAct agent that acts, is watched for drift, and obeys guidance."""

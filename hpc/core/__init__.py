@@ -1,0 +1,1 @@
+"""Foundations without domain words: errors, ids, atomic files, framed logs, locks, logging."""

@@ -1,0 +1,170 @@
+"""The run directory: sole owner of every path that one launch writes.
+
+::
+
+    runs/<name>/
+      manifest.json          what was launched: versions, git state, command, episodes by index
+      config.json            the resolved configuration (no secrets) and its hash
+      jobs.json              every submitted job: backend, id, array chunk, dependencies
+      elements/<job>.json    one array's elements: what each index runs (read by the jobs)
+      endpoints/<server>/<replica>.json
+      router.json            where the router listens, its generation and heartbeat
+      keys/                  CURVE keys and episode tokens (0700, files 0600)
+      router/                the router's journal backup and its status
+      episodes/<index>/      log.frames, workspace/, outbox.frames, inbox.frames, task.json, result.json
+      trajectories/<index>.h5
+      logs/  report/
+      done.json              written when every episode has ended or the run was cancelled
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from hpc.core import files
+from hpc.core.errors import ConfigError, UsageError
+
+LAYOUT_VERSION = 1
+
+
+class RunDir:
+    """Paths of one run. Making an instance touches nothing; `create` and `open` do."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    # ---- whole-run files
+    @property
+    def manifest(self) -> Path:
+        return self.root / "manifest.json"
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.json"
+
+    @property
+    def jobs(self) -> Path:
+        return self.root / "jobs.json"
+
+    @property
+    def done(self) -> Path:
+        return self.root / "done.json"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report" / "index.html"
+
+    def elements(self, job: str) -> Path:
+        """The element manifest of the job (array) called ``job``."""
+        return self.root / "elements" / f"{job}.json"
+
+    # ---- serving
+    def endpoints(self, server: str) -> Path:
+        return self.root / "endpoints" / server
+
+    def endpoint(self, server: str, replica: int) -> Path:
+        return self.endpoints(server) / f"{replica}.json"
+
+    def server_state(self, server: str, replica: int) -> Path:
+        """Why a server is in the state it is in, written by the serve job itself."""
+        return self.root / "servers" / server / f"{replica}.json"
+
+    # ---- router
+    @property
+    def router(self) -> Path:
+        return self.root / "router.json"
+
+    @property
+    def router_dir(self) -> Path:
+        return self.root / "router"
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys"
+
+    # ---- episodes
+    def episode(self, index: int) -> Path:
+        return self.root / "episodes" / f"{index:05d}"
+
+    def log(self, index: int) -> Path:
+        return self.episode(index) / "log.frames"
+
+    def outbox(self, index: int) -> Path:
+        return self.episode(index) / "outbox.frames"
+
+    def inbox(self, index: int) -> Path:
+        return self.episode(index) / "inbox.frames"
+
+    def workspace(self, index: int) -> Path:
+        return self.episode(index) / "workspace"
+
+    def task_state(self, index: int) -> Path:
+        return self.episode(index) / "task.json"
+
+    def progress(self, index: int) -> Path:
+        """Latest step, state, drift and score of a live episode; rewritten each step, not durable."""
+        return self.episode(index) / "progress.json"
+
+    def result(self, index: int) -> Path:
+        return self.episode(index) / "result.json"
+
+    def live_view(self, index: int, epoch: int) -> Path:
+        return self.episode(index) / f"live-{epoch}.h5"
+
+    def trajectory(self, index: int) -> Path:
+        return self.root / "trajectories" / f"{index:05d}.h5"
+
+    # ---- life
+    @classmethod
+    def create(cls, root: Path, *, manifest: dict[str, Any], config: dict[str, Any], config_hash: str) -> RunDir:
+        """Make the directory, or return to an existing one launched with the same configuration.
+
+        Raises:
+            ConfigError: the directory holds a run of another configuration.
+        """
+        run = cls(root)
+        if run.config.exists():
+            before = files.read_json(run.config).get("hash")
+            if before != config_hash:
+                raise ConfigError(
+                    f"{root} holds a run of another configuration ({before} there, {config_hash} now)",
+                    "choose another run.name, or repeat the command with the same overrides to resume",
+                )
+            return run
+        for folder in (run.root, run.logs, run.root / "elements", run.root / "episodes", run.root / "trajectories"):
+            folder.mkdir(parents=True, exist_ok=True)
+        files.write_json(run.manifest, {"layout": LAYOUT_VERSION, "created_at": time.time(), **manifest})
+        files.write_json(run.config, {"hash": config_hash, "config": config})  # marker: last
+        return run
+
+    @classmethod
+    def open(cls, root: Path) -> RunDir:
+        """An existing run.
+
+        Raises:
+            UsageError: there is no run at ``root``.
+        """
+        run = cls(root)
+        if not run.config.is_file():
+            raise UsageError(f"no run directory at {root}", "name one of `hpc run ls`")
+        return run
+
+    def read_manifest(self) -> dict[str, Any]:
+        return dict(files.read_json(self.manifest))
+
+    def read_config(self) -> dict[str, Any]:
+        return dict(files.read_json(self.config)["config"])
+
+    def mark_done(self, reason: str) -> None:
+        """Tell servers and router of this run that their work is over."""
+        files.write_json(self.done, {"reason": reason, "at": time.time()})

@@ -1,0 +1,217 @@
+"""The records an episode is made of. All times are Unix seconds (UTC) as floats.
+
+A trajectory is an ordered list of these records. They are the words that gym, agent, drift and the
+store share; nothing here does anything.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+FORMAT_VERSION = 1
+
+Boundary = Literal["model", "environment", "tool", "evaluator", "infrastructure"]
+"""Where a failure comes from; each failure is attributed to exactly one."""
+
+Status = Literal["running", "finished", "truncated", "failed", "stopped"]
+"""Of an episode: finished = the agent said so; truncated = a limit; failed = a boundary broke;
+stopped = an annotator or the user ended it."""
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True):
+    """What the agent asked the environment to do, as parsed from one tool call.
+
+    ``name == "null"`` is the malformed action: ``problem`` says what was wrong with it.
+    """
+
+    name: str
+    arguments: dict[str, Any] = {}
+    call_id: str = ""
+    problem: str = ""
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """One verdict of the hidden evaluator; ``score`` is in [0, 100]."""
+
+    score: float
+    message: str = ""
+    forced: bool = False
+    left: int = 0
+
+
+class Observation(msgspec.Struct, frozen=True, kw_only=True):
+    """What the environment answered.
+
+    ``progress`` is the task's own public measure in [0, 1] where it has one (never the hidden
+    score), ``polling`` marks an action that only looked at running work, ``job_progressed`` that
+    this work moved since the last look.
+    """
+
+    text: str
+    is_error: bool = False
+    boundary: Boundary | None = None
+    terminated: bool = False
+    progress: float | None = None
+    polling: bool = False
+    job_progressed: bool = False
+    evaluation: Evaluation | None = None
+    info: dict[str, Any] = {}
+
+
+class ModelResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """One answer of the model server.
+
+    ``prompt_token_ids`` and ``token_ids`` are the engine's own (never re-tokenised);
+    ``logprobs[i]`` is the natural-log probability of ``token_ids[i]`` under the sampling engine.
+    """
+
+    text: str
+    tool_calls: list[dict[str, Any]] = []
+    finish_reason: str = ""
+    prompt_token_ids: list[int] = []
+    token_ids: list[int] = []
+    logprobs: list[float] = []
+    endpoint: str = ""
+    model: str = ""
+    seconds: float = 0.0
+
+
+class StepView(msgspec.Struct, frozen=True, kw_only=True):
+    """One finished step as the drift detectors see it."""
+
+    step: int
+    action: str
+    arguments: str  # canonical JSON
+    observation: str
+    is_error: bool = False
+    is_malformed: bool = False
+    polling: bool = False
+    job_progressed: bool = False
+    progress: float | None = None
+    score: float | None = None
+    tokens: int = 0
+    working_seconds: float = 0.0
+
+
+class DriftSignal(msgspec.Struct, frozen=True, kw_only=True):
+    """Why an alert is due: the detector, how sure it is (in [0, 1]), a sentence for the annotator
+    and the steps that show it."""
+
+    detector: str
+    score: float
+    step: int
+    reason: str
+    evidence: list[int] = []
+    priority: Literal["ask", "drift", "milestone"] = "drift"
+
+
+# ---- the log's records, in the order in which they happen -------------------------------------
+
+
+class EpisodeHeader(msgspec.Struct, frozen=True, kw_only=True, tag="header"):
+    """First record of every trajectory."""
+
+    episode_id: str
+    run: str
+    index: int
+    task_id: str
+    task_family: str
+    split: str
+    seed: int
+    config_hash: str
+    created_at: float
+    messages: list[dict[str, Any]] = []  # the prompt: system and user turns before step 1
+    tools: list[dict[str, Any]] = []
+    format_version: int = FORMAT_VERSION
+
+
+class AttemptStarted(msgspec.Struct, frozen=True, kw_only=True, tag="attempt"):
+    """A process began (or resumed) the episode. ``epoch`` grows by one each time."""
+
+    epoch: int
+    at: float
+    host: str
+    job_id: str = ""
+    resumed_at_step: int = 0
+
+
+class ActionTaken(msgspec.Struct, frozen=True, kw_only=True, tag="action"):
+    """The model's answer and the action read from it, durable BEFORE the action is carried out.
+
+    The whole context is never stored twice: ``shared_tokens`` leading ids of this prompt equal the
+    previous step's prompt + answer, ``new_prompt_ids`` are the rest.
+    """
+
+    step: int
+    at: float
+    action: Action
+    text: str = ""
+    tool_calls: list[dict[str, Any]] = []
+    finish_reason: str = ""
+    shared_tokens: int = 0
+    new_prompt_ids: list[int] = []
+    token_ids: list[int] = []
+    logprobs: list[float] = []
+    endpoint: str = ""
+    model: str = ""
+    model_seconds: float = 0.0
+
+
+class Observed(msgspec.Struct, frozen=True, kw_only=True, tag="observation"):
+    """What the action led to; with it the step is complete. ``working_seconds`` is the episode's
+    clock so far, without queue time."""
+
+    step: int
+    at: float
+    observation: Observation
+    working_seconds: float = 0.0
+
+
+class AlertRaised(msgspec.Struct, frozen=True, kw_only=True, tag="alert"):
+    """The agent asked for a human's attention after ``step``.
+
+    ``priority``: "drift" (a detector), "ask" (the agent's own request), "milestone" (a notice).
+    """
+
+    id: str
+    detector: str
+    score: float
+    step: int
+    reason: str
+    evidence: list[int] = []
+    priority: Literal["ask", "drift", "milestone"] = "drift"
+    sent_at: float = 0.0
+
+
+class GuidanceApplied(msgspec.Struct, frozen=True, kw_only=True, tag="guidance"):
+    """Guidance entered the context, as a ``<real_user>`` turn after step ``applied_step``."""
+
+    id: str
+    alert_id: str | None
+    annotator: str
+    text: str
+    kind: str
+    sent_at: float
+    delivered_at: float
+    applied_at: float
+    applied_step: int
+
+
+class OutcomeReached(msgspec.Struct, frozen=True, kw_only=True, tag="outcome"):
+    """Last record: how the episode ended."""
+
+    status: Status
+    at: float
+    steps: int
+    working_seconds: float
+    final_score: float | None = None
+    best_score: float | None = None
+    reason: str = ""
+    boundary: Boundary | None = None
+
+
+Record = (
+    EpisodeHeader | AttemptStarted | ActionTaken | Observed | AlertRaised | GuidanceApplied | OutcomeReached
+)

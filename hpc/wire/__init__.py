@@ -1,0 +1,1 @@
+"""The guidance protocol over ZeroMQ: messages, codec, keys and the agent's client."""

@@ -1,0 +1,113 @@
+"""The messages of the guidance protocol (docs/protocol.md is authoritative).
+
+Map-encoded msgpack, one message a frame, told apart by ``type``. Unknown fields are ignored, an
+unknown type or a newer major version is answered with `Reject`. Times are Unix seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+MAX_MESSAGE = 1024 * 1024  # bytes
+
+
+class _Base(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower, omit_defaults=False):
+    id: str
+    sent_at: float
+    v: int = PROTOCOL_VERSION
+
+
+class Hello(_Base, frozen=True, kw_only=True):
+    """Agent -> router: this incarnation serves ``episode``. The highest ``epoch`` wins."""
+
+    run: str
+    episode: str
+    epoch: int
+    token: str  # the episode's own secret: binds the connection to the episode
+    task: str = ""
+    index: int = 0
+
+
+class StepBrief(msgspec.Struct, frozen=True, kw_only=True):
+    """One step as an annotator sees it, cut short."""
+
+    step: int
+    action: str
+    observation: str
+    is_error: bool = False
+
+
+class Alert(_Base, frozen=True, kw_only=True):
+    """Agent -> router, acknowledged with Ack{stored}; resent until then."""
+
+    episode: str
+    epoch: int
+    detector: str
+    score: float
+    step: int
+    reason: str
+    priority: Literal["ask", "drift", "milestone"] = "drift"
+    evidence: list[StepBrief] = []
+    task: str = ""
+
+
+class Guidance(_Base, frozen=True, kw_only=True):
+    """Router -> agent, acknowledged with Ack{delivered} once it is durable there, and with
+    Ack{applied} when it entered the context. ``control`` is set on pause, resume and stop."""
+
+    episode: str
+    alert: str | None
+    annotator: str
+    text: str
+    kind: Literal["knowledge", "strategy", "correction", "control"] = "strategy"
+    control: Literal["pause", "resume", "stop"] | None = None
+
+
+class Ack(_Base, frozen=True, kw_only=True):
+    """Either way. ``parent`` is the id of the message acknowledged.
+
+    An agent's Acks name its ``episode`` and ``epoch``; ``step`` is set with applied.
+    """
+
+    parent: str
+    status: Literal["ready", "stored", "delivered", "applied", "too_late"]
+    episode: str = ""
+    epoch: int = 0
+    step: int | None = None
+
+
+class Progress(_Base, frozen=True, kw_only=True):
+    """Agent -> router, lossy: where the episode is."""
+
+    episode: str
+    epoch: int
+    step: int
+    state: str
+    drift: float = 0.0
+    score: float | None = None
+
+
+class Bye(_Base, frozen=True, kw_only=True):
+    """Agent -> router, acknowledged with Ack{stored}: the episode ended."""
+
+    episode: str
+    epoch: int
+    status: str
+    steps: int
+    final_score: float | None = None
+    best_score: float | None = None
+
+
+class Reject(_Base, frozen=True, kw_only=True):
+    """Either way: the message named by ``parent`` was refused."""
+
+    parent: str
+    code: Literal["version", "type", "malformed", "auth", "fenced", "unknown_episode", "too_large"]
+    reason: str
+    detail: dict[str, Any] = {}
+
+
+Message = Hello | Alert | Guidance | Ack | Progress | Bye | Reject

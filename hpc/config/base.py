@@ -1,0 +1,13 @@
+"""What all configuration structs share."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every configuration struct: unknown keys are errors, values never change.
+
+    A subclass checks what types cannot say in ``__post_init__`` and raises ValueError with a
+    sentence that names the field and the fix.
+    """

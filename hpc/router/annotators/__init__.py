@@ -1,0 +1,1 @@
+"""Where annotators are met: Slack, or a terminal."""

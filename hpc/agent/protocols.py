@@ -21,6 +21,11 @@ class Environment(Protocol):
         """Lay out the workspace (idempotent), start hidden services; the task description."""
         ...
 
+    def check(self, action: Action) -> Action:
+        """The action itself when name and arguments fit a schema, else the null action with a
+        ``problem`` that says what to mend."""
+        ...
+
     async def step(self, action: Action) -> Observation:
         """Carry out one action. Never raises for what the agent did wrong: that is an error
         observation. Raises GymError when the environment itself broke."""
@@ -66,3 +71,25 @@ class Watcher(Protocol):
     def score(self) -> float:
         """How far the episode has drifted after the last step, in [0, 1]."""
         ...
+
+
+class GuidanceDue(Protocol):
+    """One reply that waits to enter the context (`hpc.wire.messages.Guidance` with its arrival)."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def alert(self) -> str | None: ...
+
+    @property
+    def annotator(self) -> str: ...
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def sent_at(self) -> float: ...

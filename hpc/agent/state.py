@@ -1,0 +1,159 @@
+"""The state of an episode, built from its records: the same code path live and on resume.
+
+Pure: no I/O, no clock. `EpisodeState.apply` takes the records in the order in which the trajectory
+holds them; whatever the loop needs to go on is derived here, so a requeued episode continues where
+its log ends.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from hpc.trajectories.records import (
+    Action,
+    ActionTaken,
+    AlertRaised,
+    AttemptStarted,
+    EpisodeHeader,
+    GuidanceApplied,
+    Observed,
+    OutcomeReached,
+    Record,
+    StepView,
+)
+
+ELIDED = "[older output elided]"
+
+
+def real_user(text: str) -> str:
+    """Guidance as the model reads it. A closing tag inside the text cannot end the block early."""
+    return f"<real_user>{text.replace('</real_user>', '')}</real_user>"
+
+
+class EpisodeState:
+    """Where an episode is. All attributes follow from the records applied so far."""
+
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        self.header: EpisodeHeader | None = None
+        self.messages: list[dict[str, Any]] = []
+        self.epoch = 0
+        self.step = 0
+        self.pending: ActionTaken | None = None
+        self.working_seconds = 0.0
+        self.alerts: list[AlertRaised] = []
+        self.guidance: list[GuidanceApplied] = []
+        self.outcome: OutcomeReached | None = None
+        self.last_score: float | None = None
+        self.best_score: float | None = None
+        self.malformed_in_a_row = 0
+        self.terminated = False
+        self.views: list[StepView] = []
+        self.context_ids: list[int] = []  # the last prompt and answer, as the engine tokenised them
+        for record in records:
+            self.apply(record)
+
+    def apply(self, record: Record) -> None:
+        """Take one more record in."""
+        match record:
+            case EpisodeHeader():
+                self.header = record
+                self.messages = [dict(message) for message in record.messages]
+            case AttemptStarted():
+                self.epoch = record.epoch
+            case ActionTaken():
+                self._act(record)
+            case Observed():
+                self._observe(record)
+            case AlertRaised():
+                self.alerts.append(record)
+            case GuidanceApplied():
+                self.guidance.append(record)
+                self.messages.append({"role": "user", "content": real_user(record.text)})
+            case OutcomeReached():
+                self.outcome = record
+
+    def _act(self, record: ActionTaken) -> None:
+        self.step = record.step
+        self.pending = record
+        self.context_ids = self.context_ids[: record.shared_tokens] + record.new_prompt_ids + record.token_ids
+        message: dict[str, Any] = {"role": "assistant", "content": record.text}
+        if record.tool_calls:
+            message["tool_calls"] = record.tool_calls[:1]  # one action a step
+        self.messages.append(message)
+        self.malformed_in_a_row = self.malformed_in_a_row + 1 if record.action.problem else 0
+
+    def _observe(self, record: Observed) -> None:
+        taken, observation = self.pending, record.observation
+        if taken is None or taken.step != record.step:
+            raise ValueError(f"observation of step {record.step} without its action")
+        if taken.tool_calls:
+            call = str(taken.tool_calls[0].get("id", ""))
+            self.messages.append({"role": "tool", "tool_call_id": call, "content": observation.text})
+        else:
+            self.messages.append({"role": "user", "content": observation.text})
+        self.pending = None
+        self.working_seconds = record.working_seconds
+        self.terminated = observation.terminated
+        if observation.evaluation is not None:
+            self.last_score = observation.evaluation.score
+            self.best_score = max(self.last_score, self.best_score or 0.0)
+        self.views.append(
+            StepView(
+                step=record.step,
+                action=taken.action.name,
+                arguments=json.dumps(taken.action.arguments, sort_keys=True, ensure_ascii=False),
+                observation=observation.text,
+                is_error=observation.is_error,
+                is_malformed=bool(taken.action.problem),
+                polling=observation.polling,
+                job_progressed=observation.job_progressed,
+                progress=observation.progress,
+                score=self.last_score,
+                tokens=len(taken.token_ids),
+                working_seconds=record.working_seconds,
+            )
+        )
+
+    @property
+    def applied_ids(self) -> set[str]:
+        """Ids of the guidance already in the context."""
+        return {guidance.id for guidance in self.guidance}
+
+    def context(self, keep_observations: int | None = None) -> list[dict[str, Any]]:
+        """The messages to send. With ``keep_observations`` = N only the newest N tool outputs are
+        shown in full (MiroThinker's recency rule); prompt, answers and guidance always are."""
+        if keep_observations is None:
+            return list(self.messages)
+        tools = [i for i, message in enumerate(self.messages) if message["role"] == "tool"]
+        elided = set(tools[:-keep_observations])
+        return [{**m, "content": ELIDED} if i in elided else m for i, m in enumerate(self.messages)]
+
+
+def first_tool_call(tool_calls: Sequence[dict[str, Any]]) -> tuple[str, str, str] | None:
+    """(name, arguments as JSON text, id) of the first tool call of an answer, if it has one."""
+    if not tool_calls:
+        return None
+    function = tool_calls[0].get("function") or {}
+    return str(function.get("name", "")), str(function.get("arguments", "")), str(tool_calls[0].get("id", ""))
+
+
+def read_action(text: str, tool_calls: Sequence[dict[str, Any]]) -> Action:
+    """The action of an answer before the environment has checked it.
+
+    An answer without a tool call, or with arguments that are not a JSON object, becomes the null
+    action with a ``problem``.
+    """
+    call = first_tool_call(tool_calls)
+    if call is None:
+        said = " ".join(text.split())[:80]
+        return Action(name="null", problem=f"no tool call in the answer{f' ({said!r})' if said else ''}; call one tool")
+    name, arguments, call_id = call
+    try:
+        parsed = json.loads(arguments or "{}")
+    except ValueError as error:
+        return Action(name="null", call_id=call_id, problem=f"arguments of {name} are not JSON: {error}")
+    if not isinstance(parsed, dict):
+        return Action(name="null", call_id=call_id, problem=f"arguments of {name} are not a JSON object")
+    return Action(name=name, arguments=parsed, call_id=call_id)

@@ -1,0 +1,54 @@
+"""Root configuration of `hpc episodes submit`: everything a run of agent episodes needs."""
+
+from __future__ import annotations
+
+from hpc.config.agent import AgentConfig
+from hpc.config.annotators import AnnotatorsConfig
+from hpc.config.base import Config
+from hpc.config.cluster import ClusterConfig
+from hpc.config.drift import DriftConfig
+from hpc.config.gym import GymConfig
+from hpc.config.model import ModelConfig
+from hpc.config.router import RouterConfig
+from hpc.config.runtime import RuntimeConfig
+from hpc.config.server import ServerConfig
+from hpc.config.task import TaskConfig
+
+
+class EpisodesRunConfig(Config):
+    """Which episodes, under which name."""
+
+    name: str | None = None
+    """Name of the run directory; None: episodes-<date>-<time>."""
+    root: str = "runs"
+    """Folder of run directories."""
+    episodes: int = 8
+    """How many episodes; array index i plays task instance first + i."""
+    first: int = 0
+    """First task instance."""
+    episodes_per_job: int = 1
+    """Episodes that share one array element (and its process)."""
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise ValueError(f"episodes is {self.episodes}, it must be 1 or more")
+        if self.episodes_per_job < 1:
+            raise ValueError(f"episodes_per_job is {self.episodes_per_job}, it must be 1 or more")
+        if self.name is not None and ("/" in self.name or self.name in ("", ".", "..")):
+            raise ValueError(f"name is {self.name!r}, it must be a plain folder name")
+
+
+class EpisodesConfig(Config):
+    """Servers, router and an array of agent episodes."""
+
+    run: EpisodesRunConfig
+    cluster: ClusterConfig
+    runtime: RuntimeConfig
+    model: ModelConfig
+    server: ServerConfig
+    agent: AgentConfig
+    gym: GymConfig
+    task: TaskConfig
+    drift: DriftConfig
+    annotators: AnnotatorsConfig
+    router: RouterConfig

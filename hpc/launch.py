@@ -1,0 +1,324 @@
+"""Composition root: a validated configuration becomes jobs, and jobs become a submission.
+
+Every launch is repeatable: what is already alive or done is left alone, what is missing is
+submitted.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hpc import __version__, slurm
+from hpc.config import config_hash, to_builtins
+from hpc.config.episodes import EpisodesConfig
+from hpc.config.router import RouterRunConfig
+from hpc.config.server import ServerRunConfig
+from hpc.core import files
+from hpc.core.errors import HpcError, UsageError
+from hpc.rundir import RunDir
+from hpc.serving.preflight import check_model
+from hpc.slurm import Dependency, JobSpec, SubmittedJob
+from hpc.wire import discovery
+from hpc.wire.keys import create_run_keys
+
+EPISODES = "episodes"
+ROUTER = "router"
+FINALIZE = "finalize"
+SECRETS = ("SLACK_BOT_TOKEN", "SLACK_APP_TOKEN")
+"""Environment variables that only the router's job may see."""
+
+
+class Launch(msgspec.Struct, kw_only=True):
+    """What a launch did (or, on a dry run, would do)."""
+
+    run: RunDir
+    config: dict[str, Any]
+    executor: str
+    jobs: list[SubmittedJob] = []
+    kept: list[str] = []
+    scripts: dict[str, list[str]] = {}
+
+    def summary(self) -> dict[str, Any]:
+        """For --json."""
+        return {
+            "run": self.run.name,
+            "directory": str(self.run.root),
+            "executor": self.executor,
+            "jobs": {job.name: job.ids for job in self.jobs},
+            "kept": self.kept,
+        }
+
+    def describe(self) -> list[str]:
+        """Job ids, the run directory and the exact next commands."""
+        lines = [f"submitted {job.name}: {', '.join(job.ids)} ({self.executor})" for job in self.jobs]
+        lines += [f"kept {name}: already there" for name in self.kept]
+        lines.append(f"run directory: {self.run.root}")
+        at = (
+            f" --runs {shlex.quote(str(self.run.root.parent))}"
+            if self.run.root.parent != Path("runs").absolute()
+            else ""
+        )
+        lines.append(f"next: hpc episodes status {self.run.name}{at} --watch")
+        return lines
+
+
+# ---- launching --------------------------------------------------------------------------------
+
+
+def launch_episodes(config: EpisodesConfig, *, overrides: Sequence[str] = (), dry_run: bool = False) -> Launch:
+    """Servers, router, the array of episodes and the job that ends the run.
+
+    Raises:
+        ConfigError: a value that cannot work here, found before anything is submitted.
+        SubmissionError: the cluster refused a job; what was submitted before it stays recorded.
+    """
+    name = config.run.name or time.strftime("episodes-%Y%m%d-%H%M%S")
+    config = msgspec.structs.replace(config, run=msgspec.structs.replace(config.run, name=name))
+    check_model(config.model, config.server, config.runtime)
+    _check_annotators(config)
+    chunks = [
+        list(range(start, min(start + config.run.episodes_per_job, config.run.episodes)))
+        for start in range(0, config.run.episodes, config.run.episodes_per_job)
+    ]
+    specs = [
+        *_server_specs(config),
+        *_router_specs(config),
+        _spec(config, EPISODES, "episode", [{"indices": chunk} for chunk in chunks], throttle=config.cluster.throttle),
+        _spec(config, FINALIZE, "finalize", [{"job": EPISODES}], after=[Dependency(job=EPISODES, kind="afterany")]),
+    ]
+    extra = {"episodes": config.run.episodes, "episodes_per_job": config.run.episodes_per_job}
+    return _launch(config, name, Path(config.run.root), specs, extra, overrides, dry_run)
+
+
+def launch_server(config: ServerRunConfig, *, overrides: Sequence[str] = (), dry_run: bool = False) -> Launch:
+    """Only the replicas of one server."""
+    name = config.run.name or time.strftime(f"{config.server.name}-%Y%m%d-%H%M%S")
+    check_model(config.model, config.server, config.runtime)
+    return _launch(config, name, Path(config.run.root), _server_specs(config), {}, overrides, dry_run)
+
+
+def launch_router(run: RunDir, *, dry_run: bool = False) -> Launch:
+    """The router of an existing run, again (after it was stopped or lost)."""
+    config = msgspec.convert(run.read_config(), EpisodesConfig)
+    _check_annotators(config)
+    run.done.unlink(missing_ok=True)
+    return _submit(run, config, _router_specs(config), dry_run)
+
+
+def resume_episodes(run: RunDir) -> Launch:
+    """Submit again what of a run is not over: servers, router, and the episodes without an outcome."""
+    config = msgspec.convert(run.read_config(), EpisodesConfig)
+    check_model(config.model, config.server, config.runtime)
+    _check_annotators(config)
+    payloads = files.read_json(run.elements(EPISODES))["payloads"]
+    states = {element.index: element.state for element in slurm.states(run, EPISODES)}
+    missing = [
+        position
+        for position, payload in enumerate(payloads)
+        if states.get(position) not in slurm.LIVE and any(not run.result(i).exists() for i in payload["indices"])
+    ]
+    live = any(state in slurm.LIVE for state in states.values())
+    if not missing and not live:
+        raise UsageError(f"nothing to resume: every episode of {run.name} is over", f"hpc episodes status {run.name}")
+    run.done.unlink(missing_ok=True)
+    launch = _submit(run, config, [*_server_specs(config), *_router_specs(config)], dry_run=False)
+    if missing:
+        launch.jobs.append(slurm.resubmit(run, config.cluster, EPISODES, missing))
+    finalize = _spec(
+        config, FINALIZE, "finalize", [{"job": EPISODES}], after=[Dependency(job=EPISODES, kind="afterany")]
+    )
+    if not _alive(run, FINALIZE):
+        launch.jobs.append(slurm.submit(finalize, config.cluster, run))
+    return launch
+
+
+def cancel_run(run: RunDir) -> int:
+    """Cancel every live job of a run; how many there were."""
+    cancelled = slurm.cancel(run)
+    run.mark_done("cancelled")
+    return cancelled
+
+
+# ---- what a run is doing ----------------------------------------------------------------------
+
+
+def element_of_episode(run: RunDir, index: int) -> int:
+    """The array element that plays an episode.
+
+    Raises:
+        UsageError: the run has no such episode.
+    """
+    for position, payload in enumerate(files.read_json(run.elements(EPISODES))["payloads"]):
+        if index in payload["indices"]:
+            return position
+    raise UsageError(f"{run.name} has no episode {index}", f"hpc episodes status {run.name}")
+
+
+def episode_states(run: RunDir) -> dict[int, tuple[str, str]]:
+    """Episode index -> the scheduler's (state, reason) of the element that plays it."""
+    payloads = files.read_json(run.elements(EPISODES))["payloads"]
+    states: dict[int, tuple[str, str]] = {}
+    for element in slurm.states(run, EPISODES):
+        if element.index < len(payloads):
+            for index in payloads[element.index]["indices"]:
+                states[int(index)] = (element.state, element.reason)
+    return states
+
+
+def services(run: RunDir) -> str:
+    """One line on the run's servers and router."""
+    config = run.read_config()
+    parts = []
+    server = str(config["server"]["name"])
+    for replica in range(int(config["server"]["replicas"])):
+        path = run.server_state(server, replica)
+        state = str(files.read_json(path)["state"]) if path.exists() else "PENDING"
+        parts.append(f"{server}/{replica} {state}")
+    info = discovery.read(run)
+    parts.append("router up" if info is not None and not info.is_stale() else "router down")
+    return "  ".join(parts)
+
+
+# ---- parts ------------------------------------------------------------------------------------
+
+
+def _check_annotators(config: EpisodesConfig | RouterRunConfig) -> None:
+    """Find a missing token on the login node, not in the log of a job."""
+    if config.annotators.kind == "slack":
+        from hpc.router.annotators.slack_tokens import load_tokens
+
+        load_tokens(config.annotators)
+
+
+def _spec(
+    config: Any,
+    name: str,
+    kind: str,
+    payloads: list[dict[str, Any]],
+    *,
+    throttle: int | None = None,
+    after: list[Dependency] | None = None,
+    secrets: Sequence[str] = (),
+) -> JobSpec:
+    hidden = tuple(variable for variable in SECRETS if variable not in secrets)
+    return JobSpec(name=name, kind=kind, payloads=payloads, throttle=throttle, after=after or [], hide_env=hidden)
+
+
+def _server_specs(config: EpisodesConfig | ServerRunConfig) -> list[JobSpec]:
+    if config.server.kind == "external":
+        return []
+    server = config.server.name
+    return [
+        _spec(
+            config,
+            f"serve-{server}",
+            "serve",
+            [{"server": server, "replica": k} for k in range(config.server.replicas)],
+        )
+    ]
+
+
+def _router_specs(config: EpisodesConfig) -> list[JobSpec]:
+    if config.annotators.kind == "none":
+        return []
+    return [_spec(config, ROUTER, "router", [{}], secrets=SECRETS)]
+
+
+def _launch(
+    config: Any,
+    name: str,
+    root: Path,
+    specs: list[JobSpec],
+    extra: dict[str, Any],
+    overrides: Sequence[str],
+    dry_run: bool,
+) -> Launch:
+    if dry_run:
+        run = RunDir(root / name)
+        return Launch(
+            run=run,
+            config=to_builtins(config),
+            executor=slurm.choose_executor(config.cluster),
+            scripts={spec.name: slurm.render(spec, config.cluster, run) for spec in specs},
+        )
+    run = RunDir.create(
+        root / name,
+        manifest={**_provenance(overrides), **extra},
+        config=to_builtins(config),
+        config_hash=config_hash(config),
+    )
+    create_run_keys(run)
+    return _submit(run, config, specs, dry_run=False)
+
+
+def _submit(run: RunDir, config: Any, specs: list[JobSpec], dry_run: bool) -> Launch:
+    launch = Launch(run=run, config=to_builtins(config), executor=slurm.choose_executor(config.cluster))
+    for spec in specs:
+        if dry_run:
+            launch.scripts[spec.name] = slurm.render(spec, config.cluster, run)
+        elif _alive(run, spec.name) or (spec.kind in ("episode", "finalize") and slurm.is_recorded(run, spec.name)):
+            launch.kept.append(spec.name)
+        else:
+            launch.jobs.append(slurm.submit(spec, config.cluster, run))
+    return launch
+
+
+def _alive(run: RunDir, job: str) -> bool:
+    return any(element.state in slurm.LIVE for element in slurm.states(run, job))
+
+
+def _provenance(overrides: Sequence[str]) -> dict[str, Any]:
+    """Who launched what with which code. The command line holds no secrets: flags never do."""
+    return {
+        "apollo_hpc": __version__,
+        "python": platform.python_version(),
+        "host": platform.node(),
+        "user": os.environ.get("USER", str(os.getuid())),
+        "command": shlex.join(["hpc", *sys.argv[1:]]),
+        "overrides": list(overrides),
+        "git": _git_state(Path(__file__).resolve().parent),
+    }
+
+
+def _git_state(folder: Path) -> dict[str, Any] | None:
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+        dirty = bool(
+            subprocess.run(
+                ["git", "status", "--porcelain", "-uno"],
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                timeout=30,
+                check=True,
+            ).stdout.strip()
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "dirty": dirty}
+
+
+__all__ = [
+    "HpcError",
+    "Launch",
+    "cancel_run",
+    "element_of_episode",
+    "episode_states",
+    "launch_episodes",
+    "launch_router",
+    "launch_server",
+    "resume_episodes",
+    "services",
+]

@@ -204,15 +204,10 @@ class EpisodeLoop:
         await self._carry_out(action)
 
     async def _carry_out(self, action: Action) -> None:
-        observation = await self.environment.step(action)
-        self._observed(observation)
-        signal = self.watcher.observe(self.state.views[-1])
-        if signal is not None:
-            await self._alert(signal)
-        await self._take_guidance()
-        self._on_step(self, "running")
+        await self._observed(await self.environment.step(action))
 
-    def _observed(self, observation: Observation) -> None:
+    async def _observed(self, observation: Observation) -> None:
+        """The step is complete; let the detectors look, then take what annotators sent."""
         self._record(
             Observed(
                 step=self.state.step,
@@ -221,6 +216,11 @@ class EpisodeLoop:
                 working_seconds=self.working_seconds,
             )
         )
+        signal = self.watcher.observe(self.state.views[-1])
+        if signal is not None:
+            await self._alert(signal)
+        await self._take_guidance()
+        self._on_step(self, "running")
 
     # ---- alerts and guidance
 
@@ -298,8 +298,7 @@ class EpisodeLoop:
                 await self._carry_out(pending.action)
             else:
                 log.warning("step %d was interrupted: not carried out again", pending.step)
-                self._observed(Observation(text=INTERRUPTED, is_error=True, boundary="infrastructure"))
-                self.watcher.observe(self.state.views[-1])
+                await self._observed(Observation(text=INTERRUPTED, is_error=True, boundary="infrastructure"))
         await self._take_guidance()
         self._on_step(self, "running")
 

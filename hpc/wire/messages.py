@@ -13,14 +13,18 @@ import msgspec
 PROTOCOL_VERSION = 1
 MAX_MESSAGE = 1024 * 1024  # bytes
 
+RejectCode = Literal["version", "type", "malformed", "auth", "fenced", "unknown_episode", "too_large"]
 
-class _Base(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower, omit_defaults=False):
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower, omit_defaults=False):
+    """What every message carries: a unique ``id``, when it was made, the protocol's major version."""
+
     id: str
     sent_at: float
     v: int = PROTOCOL_VERSION
 
 
-class Hello(_Base, frozen=True, kw_only=True):
+class Hello(Envelope, frozen=True, kw_only=True):
     """Agent -> router: this incarnation serves ``episode``. The highest ``epoch`` wins."""
 
     run: str
@@ -40,8 +44,11 @@ class StepBrief(msgspec.Struct, frozen=True, kw_only=True):
     is_error: bool = False
 
 
-class Alert(_Base, frozen=True, kw_only=True):
-    """Agent -> router, acknowledged with Ack{stored}; resent until then."""
+class Alert(Envelope, frozen=True, kw_only=True):
+    """Agent -> router, acknowledged with Ack{stored}; resent until then.
+
+    ``id`` begins with the episode's id and a hyphen, so that no episode can take another's.
+    """
 
     episode: str
     epoch: int
@@ -54,7 +61,7 @@ class Alert(_Base, frozen=True, kw_only=True):
     task: str = ""
 
 
-class Guidance(_Base, frozen=True, kw_only=True):
+class Guidance(Envelope, frozen=True, kw_only=True):
     """Router -> agent, acknowledged with Ack{delivered} once it is durable there, and with
     Ack{applied} when it entered the context. ``control`` is set on pause, resume and stop."""
 
@@ -66,10 +73,12 @@ class Guidance(_Base, frozen=True, kw_only=True):
     control: Literal["pause", "resume", "stop"] | None = None
 
 
-class Ack(_Base, frozen=True, kw_only=True):
+class Ack(Envelope, frozen=True, kw_only=True):
     """Either way. ``parent`` is the id of the message acknowledged.
 
-    An agent's Acks name its ``episode`` and ``epoch``; ``step`` is set with applied.
+    The router says ready (to Hello) and stored (Alert, Bye, Ack{applied}); an agent says delivered,
+    applied and too_late (to Guidance). An agent's Acks name its ``episode`` and ``epoch``; ``step``
+    is set with applied.
     """
 
     parent: str
@@ -79,7 +88,7 @@ class Ack(_Base, frozen=True, kw_only=True):
     step: int | None = None
 
 
-class Progress(_Base, frozen=True, kw_only=True):
+class Progress(Envelope, frozen=True, kw_only=True):
     """Agent -> router, lossy: where the episode is."""
 
     episode: str
@@ -90,7 +99,7 @@ class Progress(_Base, frozen=True, kw_only=True):
     score: float | None = None
 
 
-class Bye(_Base, frozen=True, kw_only=True):
+class Bye(Envelope, frozen=True, kw_only=True):
     """Agent -> router, acknowledged with Ack{stored}: the episode ended."""
 
     episode: str
@@ -101,11 +110,11 @@ class Bye(_Base, frozen=True, kw_only=True):
     best_score: float | None = None
 
 
-class Reject(_Base, frozen=True, kw_only=True):
+class Reject(Envelope, frozen=True, kw_only=True):
     """Either way: the message named by ``parent`` was refused."""
 
     parent: str
-    code: Literal["version", "type", "malformed", "auth", "fenced", "unknown_episode", "too_large"]
+    code: RejectCode
     reason: str
     detail: dict[str, Any] = {}
 

@@ -1,0 +1,121 @@
+"""Bytes to messages and back: map-encoded msgpack, checked before anything acts on it.
+
+A frame that cannot be taken yields a `Refusal`, which says what to answer with `Reject`. A refusal
+without ``parent`` cannot be answered: nobody could tell what it refers to.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from hpc.core.errors import WireDecodeError, WireError, WireVersionError
+from hpc.wire.messages import MAX_MESSAGE, PROTOCOL_VERSION, Envelope, Message, RejectCode
+
+MAX_INTEGER = 2**53
+"""Largest magnitude of an integer field: what any language and JSON can carry."""
+
+M = TypeVar("M", bound=Envelope)
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a frame is not a message. ``parent`` is its id, empty where none can be read."""
+
+    parent: str
+    code: RejectCode
+    reason: str
+
+
+def encode(message: Envelope) -> bytes:
+    """One frame.
+
+    Raises:
+        WireError: the message is larger than `MAX_MESSAGE` bytes.
+    """
+    data = _encoder.encode(message)
+    if len(data) > MAX_MESSAGE:
+        raise WireError(
+            f"{type(message).__name__} {message.id} has {len(data)} bytes, the limit is {MAX_MESSAGE}",
+            "send a path and an offset instead of the body",
+        )
+    return data
+
+
+class Codec(Generic[M]):
+    """Reads the messages of one tagged union, such as `Message`."""
+
+    def __init__(self, union: Any) -> None:
+        self._decoder: msgspec.msgpack.Decoder[M] = msgspec.msgpack.Decoder(union)
+        self._types = {kind.__struct_config__.tag for kind in getattr(union, "__args__", (union,))}
+
+    def examine(self, data: bytes) -> M | Refusal:
+        """The message in ``data``, or why there is none. Never raises on any bytes."""
+        if len(data) > MAX_MESSAGE:
+            return self._refuse(data, "too_large", f"{len(data)} bytes, the limit is {MAX_MESSAGE}")
+        try:
+            message = self._decoder.decode(data)
+        except (msgspec.DecodeError, RecursionError) as error:
+            return self._refuse(data, "malformed", str(error))
+        if message.v != PROTOCOL_VERSION:
+            return self._refuse(data, "version", "")
+        problem = _number_problem(message)
+        if problem:
+            return Refusal(parent=message.id, code="malformed", reason=problem)
+        return message
+
+    def decode(self, data: bytes) -> M:
+        """The message in ``data``.
+
+        Raises:
+            WireVersionError: it is of a newer major version.
+            WireDecodeError: it is not a message.
+        """
+        found = self.examine(data)
+        if not isinstance(found, Refusal):
+            return found
+        if found.code == "version":
+            raise WireVersionError(found.reason, "run router and agents from the same installation")
+        raise WireDecodeError(f"not a message of the protocol: {found.reason}", "see docs/protocol.md")
+
+    def _refuse(self, data: bytes, code: RejectCode, reason: str) -> Refusal:
+        try:
+            fields = msgspec.msgpack.decode(data)
+        except (msgspec.DecodeError, RecursionError, ValueError, TypeError):
+            return Refusal(parent="", code=code, reason=reason)
+        if not isinstance(fields, dict):
+            return Refusal(parent="", code=code, reason="not a map")
+        name = fields.get("id")
+        parent = name if isinstance(name, str) else ""
+        version = fields.get("v", PROTOCOL_VERSION)
+        if version != PROTOCOL_VERSION:
+            return Refusal(
+                parent=parent, code="version", reason=f"version {version!r}, this side speaks {PROTOCOL_VERSION}"
+            )
+        kind = fields.get("type")
+        if code == "malformed" and isinstance(kind, str) and kind not in self._types:
+            return Refusal(parent=parent, code="type", reason=f"unknown type {kind!r}")
+        return Refusal(parent=parent, code=code, reason=reason)
+
+
+def _number_problem(message: Envelope) -> str:
+    """What is wrong with the numbers of a message: databases and JSON take neither NaN nor 2**63."""
+    for name in message.__struct_fields__:
+        value = getattr(message, name)
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"{name} is {value}"
+        if isinstance(value, int) and abs(value) > MAX_INTEGER:
+            return f"{name} is beyond 2**53"
+    return ""
+
+
+MESSAGES: Codec[Message] = Codec(Message)
+"""The codec of the agents' socket."""
+
+
+def decode(data: bytes) -> Message:
+    """`Codec.decode` for the agents' messages."""
+    return MESSAGES.decode(data)

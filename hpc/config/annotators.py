@@ -22,7 +22,7 @@ class SlackConfig(Config):
     """Root of Slack's Web API; another one for a development server."""
     channel: str = ""
     """Id of the channel that episodes report to (C… or G…, not its name); the app must be a member."""
-    annotators: list[str] = []
+    annotators: tuple[str, ...] = ()
     """Ids of the users (U… or W…) whose replies become guidance."""
     usergroup: str | None = None
     """Id of a user group (S…) whose members are annotators too."""

@@ -36,9 +36,6 @@ class SlackTokens:
     def __repr__(self) -> str:
         return "SlackTokens(bot=xoxb-…, app=xapp-…)"
 
-    def __reduce__(self) -> str:
-        raise TypeError("Slack tokens are not pickled: each process reads its own")
-
 
 def load_tokens(config: AnnotatorsConfig, environ: Mapping[str, str] | None = None) -> SlackTokens:
     """The tokens, after a look at everything else without which no annotator can be reached.

@@ -212,6 +212,4 @@ class OutcomeReached(msgspec.Struct, frozen=True, kw_only=True, tag="outcome"):
     boundary: Boundary | None = None
 
 
-Record = (
-    EpisodeHeader | AttemptStarted | ActionTaken | Observed | AlertRaised | GuidanceApplied | OutcomeReached
-)
+Record = EpisodeHeader | AttemptStarted | ActionTaken | Observed | AlertRaised | GuidanceApplied | OutcomeReached

@@ -1,0 +1,123 @@
+"""The live view: an HDF5 file in SWMR mode that readers may follow while the episode runs.
+
+It is a convenience made from the log and never harms an episode: when it cannot be written it is
+given up with a warning. A crashed view is never reopened; each attempt writes a new one that begins
+with everything so far. SWMR needs a local or POSIX-complete file system (not NFS); readers on other
+nodes follow the log instead (`hpc.trajectories.reader.follow`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from hpc.trajectories.layout import ARRAYS, TABLES, Tabulator
+from hpc.trajectories.records import Record
+from hpc.trajectories.sealed import LIBVER, write_attributes
+
+log = logging.getLogger(__name__)
+
+BATCH_RECORDS = 32
+BATCH_SECONDS = 1.0
+ARRAY_CHUNK_BYTES = 64 * 1024
+TABLE_CHUNK_ROWS = 64
+
+
+class LiveView:
+    """Mirrors records into ``path`` from a thread of its own, at most `BATCH_SECONDS` late.
+
+    Args:
+        path: the new file; it appears whole, with ``records`` in it, under this name.
+        records: everything before the first `put`; the first one is the header.
+        replaces: views of earlier attempts, removed once this one is there.
+    """
+
+    def __init__(self, path: Path, records: Sequence[Record], *, replaces: Sequence[Path] = ()) -> None:
+        self.path = path
+        self._queue: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
+        self._tabulator = Tabulator()
+        self._file: Any = None
+        self._thread = threading.Thread(
+            target=self._run, args=(list(records), list(replaces)), name=f"live view {path.name}", daemon=True
+        )
+        self._thread.start()
+
+    def put(self, record: Record) -> None:
+        """Mirror one more record, soon."""
+        self._queue.put(record)
+
+    def close(self) -> None:
+        """Write what is left and close the file."""
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+
+    def _run(self, records: list[Record], replaces: list[Path]) -> None:
+        try:
+            self._create(records)
+            for path in replaces:
+                path.unlink(missing_ok=True)
+            while self._write(self._next_batch()):
+                pass
+        except Exception as error:  # a view must not harm its episode, whatever HDF5 says
+            log.warning("live view %s given up: %s", self.path, error)
+        finally:
+            if self._file is not None:
+                with contextlib.suppress(Exception):
+                    self._file.close()
+
+    def _next_batch(self) -> list[Record | None]:
+        batch = [self._queue.get()]
+        deadline = time.monotonic() + BATCH_SECONDS
+        while len(batch) < BATCH_RECORDS and batch[-1] is not None:
+            try:
+                batch.append(self._queue.get(timeout=max(0.0, deadline - time.monotonic())))
+            except queue.Empty:
+                break
+        return batch
+
+    def _create(self, records: list[Record]) -> None:
+        temporary = temporary_of(self.path)
+        temporary.unlink(missing_ok=True)
+        self._file = h5py.File(temporary, "w", libver=LIBVER, locking=False)
+        write_attributes(self._file, records[:1])
+        for name, dtype in {**TABLES, **ARRAYS}.items():
+            chunk = TABLE_CHUNK_ROWS if name in TABLES else ARRAY_CHUNK_BYTES // dtype.itemsize
+            self._file.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(chunk,))
+        self._file.swmr_mode = True
+        self._write([*records])
+        temporary.replace(self.path)
+
+    def _write(self, records: Sequence[Record | None]) -> bool:
+        """Append a batch; False at the end of the stream."""
+        for record in records:
+            if record is not None:
+                self._tabulator.add(record)
+        batch = self._tabulator.take()
+        for data in (batch.arrays, batch.tables):  # a row must never point to what is not there yet
+            for name, new in data.items():
+                if len(new):
+                    dataset = self._file[name]
+                    start = len(dataset)
+                    dataset.resize((start + len(new),))
+                    dataset[start:] = new
+                    dataset.flush()
+        return not records or records[-1] is not None
+
+
+def temporary_of(path: Path) -> Path:
+    """Where the view ``path`` is made ready."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def views_in(folder: Path) -> list[Path]:
+    """All views, and beginnings of views, in an episode's folder."""
+    return [*folder.glob("live-*.h5"), *folder.glob(".live-*.h5.tmp")]

@@ -1,0 +1,339 @@
+"""Reading a trajectory, live, crashed or sealed, in one way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, overload
+
+from hpc.core.errors import TrajectoryIncomplete, TrajectoryLayoutError, UsageError
+from hpc.rundir import RunDir
+from hpc.trajectories.deltas import replay_prompt
+from hpc.trajectories.log import check_hint, parse_log, read_log, require_whole
+from hpc.trajectories.order import RecordOrder
+from hpc.trajectories.records import (
+    ActionTaken,
+    AlertRaised,
+    AttemptStarted,
+    EpisodeHeader,
+    GuidanceApplied,
+    Observed,
+    OutcomeReached,
+    Record,
+)
+from hpc.trajectories.sealed import StoredFile
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+class Step(NamedTuple):
+    """One step. ``observed`` is None when the episode was cut off while the action ran."""
+
+    action: ActionTaken
+    observed: Observed | None
+
+
+class Source(Protocol):
+    """Where a trajectory's records come from: the log in memory, or a sealed file read on demand."""
+
+    @property
+    def step_count(self) -> int: ...
+
+    def of_kind(self, kind: str) -> list[Record]:
+        """All records of a table of whole records (`hpc.trajectories.sealed.RECORD_TABLES`)."""
+        ...
+
+    def step(self, row: int) -> tuple[ActionTaken, Observed | None]: ...
+
+    def token_parts(self, row: int) -> tuple[int, list[int], list[int]]: ...
+
+    def best_step_score(self) -> float | None:
+        """The highest score that the evaluator gave at a step."""
+        ...
+
+    def records(self) -> Iterator[Record]: ...
+
+    def close(self) -> None: ...
+
+
+class Steps(Sequence[Step]):
+    """The steps in order, read when they are asked for. ``steps[0]`` is step 1."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        return self._source.step_count
+
+    @overload
+    def __getitem__(self, index: int) -> Step: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Step]: ...
+
+    def __getitem__(self, index: int | slice) -> Step | list[Step]:
+        rows = range(len(self))[index]
+        if isinstance(rows, range):
+            return [Step(*self._source.step(row)) for row in rows]
+        return Step(*self._source.step(rows))
+
+
+class Trajectory:
+    """One episode as stored. Make one with `open`; it holds a sealed file open until `close`.
+
+    Raises (wherever stored data is read):
+        TrajectoryIncomplete: that part is damaged.
+    """
+
+    def __init__(self, path: Path, source: Source, *, sealed: bool) -> None:
+        self.path = path
+        self.sealed = sealed
+        self.steps = Steps(source)
+        self._source = source
+        header = source.of_kind("header")[0]
+        if not isinstance(header, EpisodeHeader):
+            raise TrajectoryIncomplete(f"{path} is damaged: no header", check_hint(path))
+        self.header = header
+        self.attempts = [record for record in source.of_kind("attempts") if isinstance(record, AttemptStarted)]
+        self.alerts = [record for record in source.of_kind("alerts") if isinstance(record, AlertRaised)]
+        self.guidance = [record for record in source.of_kind("guidance") if isinstance(record, GuidanceApplied)]
+        outcomes = [record for record in source.of_kind("outcome") if isinstance(record, OutcomeReached)]
+        self.outcome = outcomes[0] if outcomes else None
+
+    @classmethod
+    def open(cls, source: Path | str | tuple[RunDir, int]) -> Trajectory:
+        """Open a trajectory.
+
+        Args:
+            source: a sealed file, a framed log, or the run and index of an episode in any state.
+
+        Raises:
+            TrajectoryLayoutError: not a trajectory, or one of a newer format.
+            TrajectoryIncomplete: absent, unreadable or damaged.
+        """
+        if not isinstance(source, tuple):
+            return cls._open_path(Path(source))
+        run, index = source
+        sealed, log = run.trajectory(index), run.log(index)
+        if not sealed.exists() and log.exists():
+            try:
+                return cls._open_path(log)
+            except TrajectoryIncomplete:
+                if log.exists():  # otherwise it was sealed meanwhile
+                    raise
+        if not sealed.exists():
+            raise TrajectoryIncomplete(f"episode {index} of {run.name} has no trajectory yet", "has it started?")
+        return cls._open_path(sealed)
+
+    @classmethod
+    def _open_path(cls, path: Path) -> Trajectory:
+        if is_hdf5(path):
+            file = StoredFile.open(path)
+            try:
+                if not file.is_sealed():
+                    raise TrajectoryLayoutError(f"{path} is a live view", "name its episode as RUN/INDEX")
+                file.verify()
+                return cls(path, _Sealed(file), sealed=True)
+            except BaseException:
+                file.close()
+                raise
+        contents = read_log(path)
+        require_whole(path, contents)
+        if not contents.records:
+            raise TrajectoryIncomplete(f"{path} holds no records yet", "wait for the episode to start")
+        order = RecordOrder()
+        for record in contents.records:
+            problem = order.problem(record)
+            if problem:
+                raise TrajectoryIncomplete(f"{path} is damaged: {problem}", check_hint(path))
+            order.take(record)
+        return cls(path, _Logged(contents.records), sealed=False)
+
+    def close(self) -> None:
+        """Close the file, if one is open."""
+        self._source.close()
+
+    def __enter__(self) -> Trajectory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def records(self) -> Iterator[Record]:
+        """All records in the order in which they were written."""
+        return self._source.records()
+
+    def prompt_token_ids(self, step: int) -> list[int]:
+        """The whole prompt of a step as the engine tokenised it.
+
+        Args:
+            step: number of the step, from 1.
+
+        Raises:
+            UsageError: there is no such step.
+        """
+        if not 1 <= step <= len(self.steps):
+            raise UsageError(f"{self.path} has no step {step}", f"it has steps 1 to {len(self.steps)}")
+        return replay_prompt([self._source.token_parts(row) for row in range(step)])
+
+    def summary(self) -> dict[str, Any]:
+        """The trajectory without its steps, in plain values for JSON.
+
+        ``attempts`` and ``steps`` are counts; ``status`` is "running" without an outcome, whether or
+        not a process is at work.
+        """
+        header, outcome = self.header, self.outcome
+        return {
+            "episode_id": header.episode_id,
+            "run": header.run,
+            "index": header.index,
+            "task": header.task_id,
+            "task_family": header.task_family,
+            "split": header.split,
+            "seed": header.seed,
+            "config_hash": header.config_hash,
+            "created_at": header.created_at,
+            "sealed": self.sealed,
+            "status": outcome.status if outcome else "running",
+            "attempts": len(self.attempts),
+            "steps": len(self.steps),
+            "outcome": _plain(outcome) if outcome else None,
+            "best_score": outcome.best_score if outcome else self._source.best_step_score(),
+            "started": [_plain(attempt) for attempt in self.attempts],
+            "alerts": [_plain(alert) for alert in self.alerts],
+            "guidance": [_plain(guidance) for guidance in self.guidance],
+        }
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether the file begins as HDF5 does.
+
+    Raises:
+        TrajectoryIncomplete: it is absent or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(len(SIGNATURE)) == SIGNATURE
+    except FileNotFoundError as error:
+        raise TrajectoryIncomplete(f"no trajectory at {path}", "name a sealed .h5 file, a log or RUN/INDEX") from error
+    except OSError as error:
+        raise TrajectoryIncomplete(f"cannot read {path}: {error.strerror}", "mend its permissions or disk") from error
+
+
+def follow(run: RunDir, index: int, *, poll_seconds: float = 0.5) -> Iterator[Record]:
+    """Yield an episode's records, each once, as they become durable, until its outcome.
+
+    Reads the log, which works on every file system; goes over to the sealed file when that takes
+    the log's place. Waits for an episode that has not started.
+    """
+    count = offset = 0
+    doubted = False  # a file system may show a write in progress out of order: look twice
+    while True:
+        fresh: list[Record] = []
+        sealed, log = run.trajectory(index), run.log(index)
+        if sealed.exists():
+            with Trajectory.open(sealed) as trajectory:
+                fresh = list(trajectory.records())[count:]
+        else:
+            try:
+                with log.open("rb") as file:
+                    file.seek(offset)
+                    contents = parse_log(file.read())
+            except FileNotFoundError:
+                contents = parse_log(b"")
+            if contents.damage and doubted and not contents.records:
+                raise TrajectoryIncomplete(f"{log} is damaged: {contents.damage}", check_hint(log))
+            doubted = bool(contents.damage)
+            fresh, offset = contents.records, offset + contents.size
+        for record in fresh:
+            yield record
+            if isinstance(record, OutcomeReached):
+                return
+        count += len(fresh)
+        time.sleep(poll_seconds)
+
+
+class _Logged:
+    """Records of a log, all in memory."""
+
+    def __init__(self, records: list[Record]) -> None:
+        self._records = records
+        self._steps: list[Step] = []
+        for record in records:
+            if isinstance(record, ActionTaken):
+                self._steps.append(Step(record, None))
+            elif isinstance(record, Observed):
+                self._steps[-1] = Step(self._steps[-1].action, record)
+
+    @property
+    def step_count(self) -> int:
+        return len(self._steps)
+
+    def of_kind(self, kind: str) -> list[Record]:
+        wanted = {
+            "header": EpisodeHeader,
+            "attempts": AttemptStarted,
+            "alerts": AlertRaised,
+            "guidance": GuidanceApplied,
+            "outcome": OutcomeReached,
+        }[kind]
+        return [record for record in self._records if isinstance(record, wanted)]
+
+    def step(self, row: int) -> tuple[ActionTaken, Observed | None]:
+        return self._steps[row]
+
+    def token_parts(self, row: int) -> tuple[int, list[int], list[int]]:
+        action = self._steps[row].action
+        return action.shared_tokens, action.new_prompt_ids, action.token_ids
+
+    def best_step_score(self) -> float | None:
+        found = (step.observed.observation.evaluation for step in self._steps if step.observed is not None)
+        return max((evaluation.score for evaluation in found if evaluation is not None), default=None)
+
+    def records(self) -> Iterator[Record]:
+        return iter(self._records)
+
+    def close(self) -> None:
+        pass
+
+
+class _Sealed:
+    """Records of a sealed file, read on demand."""
+
+    def __init__(self, file: StoredFile) -> None:
+        self._file = file
+
+    @property
+    def step_count(self) -> int:
+        return len(self._file.table("steps"))
+
+    def of_kind(self, kind: str) -> list[Record]:
+        return [self._file.record(kind, row) for row in range(len(self._file.table(kind)))]
+
+    def step(self, row: int) -> tuple[ActionTaken, Observed | None]:
+        return self._file.step(row)
+
+    def token_parts(self, row: int) -> tuple[int, list[int], list[int]]:
+        return self._file.token_parts(row)
+
+    def best_step_score(self) -> float | None:
+        scores = self._file.table("evaluations")["score"]
+        return float(scores.max()) if len(scores) else None
+
+    def records(self) -> Iterator[Record]:
+        return self._file.records()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _plain(record: Record) -> dict[str, Any]:
+    import msgspec
+
+    value: dict[str, Any] = msgspec.to_builtins(record)
+    del value["type"]
+    return value

@@ -1,0 +1,176 @@
+"""Writing a trajectory: durable step by step, sealed at the end.
+
+While the episode runs the framed log is the truth: `TrajectoryWriter.append` returns when the
+records are on disk. A live HDF5 view mirrors it for readers. `TrajectoryWriter.seal` rewrites
+everything into one compressed HDF5 file; the log goes only when that file is whole and durable, so
+a crash anywhere leaves either the log or the sealed file complete.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from types import TracebackType
+
+from hpc.core import files
+from hpc.core.errors import HpcError, TrajectoryIncomplete
+from hpc.core.framed import MAX_FRAME, FramedLog
+from hpc.rundir import RunDir
+from hpc.trajectories import codec, sealed
+from hpc.trajectories.live import LiveView, views_in
+from hpc.trajectories.log import read_log, require_whole
+from hpc.trajectories.order import RecordOrder
+from hpc.trajectories.reader import Trajectory
+from hpc.trajectories.records import AttemptStarted, Record
+
+
+class TrajectoryWriter:
+    """The only writer of one episode's trajectory. Make one with `open`.
+
+    ``records`` is what the trajectory holds: after `open` what earlier attempts wrote, then also
+    what was appended.
+    """
+
+    def __init__(self, run: RunDir, index: int, log: FramedLog | None, records: list[Record]) -> None:
+        self.run = run
+        self.index = index
+        self.records = records
+        self._log = log
+        self._live: LiveView | None = None
+        self._order = RecordOrder()
+        for record in records:
+            self._order.take(record)
+
+    @classmethod
+    def open(cls, run: RunDir, index: int) -> TrajectoryWriter:
+        """Take the episode's writer lock and read what is there.
+
+        A torn frame at the end of the log (never acknowledged) is cut off. An episode that is
+        already sealed opens too: it takes no more records, and `seal` cleans up behind a crash.
+
+        Raises:
+            HpcError: another process writes this episode, or the disk refuses.
+            TrajectoryIncomplete: the log is damaged in the middle; nothing is touched.
+        """
+        path, finished = run.log(index), run.trajectory(index)
+        try:
+            if finished.exists() and not path.exists():
+                return cls(run, index, None, _sealed_records(finished))
+            if path.exists():
+                require_whole(path, read_log(path))
+            log = FramedLog(path)
+        except OSError as error:
+            raise HpcError(f"cannot open {path}: {error.strerror}", "free space or mend the permissions") from error
+        try:
+            if finished.exists() and not log.frames:  # sealed by another process a moment ago
+                path.unlink(missing_ok=True)
+                log.close()
+                return cls(run, index, None, _sealed_records(finished))
+            records = [codec.decode(frame) for frame in log.frames if frame]
+        except BaseException:
+            log.close()
+            raise
+        log.frames.clear()
+        return cls(run, index, log, records)
+
+    def append(self, *records: Record) -> None:
+        """Make records durable, in order, all in one write.
+
+        Raises:
+            ValueError: they are out of order (header first, steps numbered from 1, each observation
+                after its action, nothing after the outcome), or the writer is sealed or closed.
+            HpcError: the disk is full, or a record is too large; the trajectory is as before.
+        """
+        if self._log is None:
+            raise ValueError(f"the trajectory of episode {self.index} is sealed or closed")
+        order = copy.copy(self._order)
+        for record in records:
+            problem = order.problem(record)
+            if problem:
+                raise ValueError(f"episode {self.index}: {problem}")
+            order.take(record)
+        payloads = [codec.encode(record) for record in records]
+        largest = max(map(len, payloads), default=0)
+        if largest > MAX_FRAME:
+            raise HpcError(f"a record of {largest} bytes is too large for {self._log.path}", "cut its texts")
+        self._log.append(*payloads)
+        self._order = order
+        for record in records:
+            self.records.append(record)
+            if isinstance(record, AttemptStarted):
+                self._start_view(record.epoch)
+            elif self._live is not None:
+                self._live.put(record)
+
+    def seal(self) -> Path:
+        """Rewrite the finished trajectory into its final file and drop log and live views.
+
+        May be repeated after a crash at any moment. Until it is done readers see the log, from the
+        rename on the sealed file.
+
+        Raises:
+            ValueError: there is no outcome yet, or the writer is closed.
+            HpcError: the disk refuses; nothing is lost, call again.
+            TrajectoryIncomplete: the log was damaged on disk.
+        """
+        target = self.run.trajectory(self.index)
+        if self._log is None and not target.exists():
+            raise ValueError(f"the trajectory of episode {self.index} is closed")
+        if not self._order.has_outcome:
+            raise ValueError(f"the trajectory of episode {self.index} has no outcome yet")
+        self._stop_view()
+        try:
+            if self._log is not None:
+                self._write_sealed(self._log.path, target)
+            for view in views_in(self.run.episode(self.index)):
+                view.unlink(missing_ok=True)
+            if self._log is not None:
+                self._log.path.unlink(missing_ok=True)
+                self._log.close()
+                self._log = None
+                files.fsync_dir(self.run.episode(self.index))
+        except OSError as error:
+            raise HpcError(f"cannot seal {target}: {error.strerror}", "free space or mend the permissions") from error
+        return target
+
+    def close(self) -> None:
+        """Release the lock; the live view stays for readers until the episode goes on or is sealed."""
+        self._stop_view()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def __enter__(self) -> TrajectoryWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write_sealed(self, log: Path, target: Path) -> None:
+        contents = read_log(log)  # from disk: what is sealed is what was durable
+        require_whole(log, contents)
+        if len(contents.records) != len(self.records):
+            raise TrajectoryIncomplete(
+                f"{log} holds {len(contents.records)} of {len(self.records)} records", "restore it from a copy"
+            )
+        for leftover in target.parent.glob(f".{target.name}.*.tmp"):  # of a seal that was killed
+            leftover.unlink(missing_ok=True)
+        files.write_bytes(target, sealed.build(contents.records))
+
+    def _start_view(self, epoch: int) -> None:
+        self._stop_view()
+        path = self.run.live_view(self.index, epoch)
+        earlier = [view for view in views_in(self.run.episode(self.index)) if view != path]
+        self._live = LiveView(path, self.records, replaces=earlier)
+
+    def _stop_view(self) -> None:
+        if self._live is not None:
+            self._live.close()
+            self._live = None
+
+
+def _sealed_records(path: Path) -> list[Record]:
+    with Trajectory.open(path) as trajectory:
+        return list(trajectory.records())

@@ -37,15 +37,15 @@ def plain_line(line: str) -> str:
     return _CONTROL.sub("", line)
 
 
-def plain_lines(output: str, shown: int = SHOWN_LINES) -> list[str]:
-    """The last ``shown`` lines of ``output``, plain, without blank lines at the end."""
+def plain_lines(output: str, shown: int | None = None) -> list[str]:
+    """The last ``shown`` lines of ``output`` (all without it), plain, without blank lines at the end."""
     lines = [plain_line(line).rstrip() for line in output.split("\n")]
     while lines and not lines[-1]:
         lines.pop()
-    return lines[-shown:] if shown > 0 else []
+    return lines if shown is None else lines[max(len(lines) - shown, 0) :]
 
 
-def _closed(output: str, last: str, shown: int) -> str:
+def _closed(output: str, last: str, shown: int | None = None) -> str:
     return "\n".join([*plain_lines(output, shown), last])
 
 
@@ -69,10 +69,40 @@ def command_started(session_id: str) -> str:
     return f"started in session {session_id}"
 
 
-def session_output(output: str, running: bool, exit_code: int | None, *, shown: int = SHOWN_LINES) -> str:
-    """A look at a session; ``exit_code`` is None when no command ever ended in it."""
+def session_state(running: bool, exit_code: int | None) -> str:
+    """What a session does; ``exit_code`` is None when no command ever ended in it."""
     ended = "[idle]" if exit_code is None else f"[exit {exit_code}]"
-    return _closed(output, "[running]" if running else ended, shown)
+    return "[running]" if running else ended
+
+
+def session_output(output: str, running: bool, exit_code: int | None) -> str:
+    """A look at a session; the lines were chosen by the one who looks."""
+    return _closed(output, session_state(running, exit_code))
+
+
+def session_line(session_id: str, computer_ip: str, running: bool, exit_code: int | None) -> str:
+    """One session in a list."""
+    return f"{session_id} on {computer_ip} {session_state(running, exit_code)}"
+
+
+def session_list(lines: Iterable[str]) -> str:
+    """All sessions, in the order of their creation."""
+    return "\n".join(lines) or "(no sessions)"
+
+
+def session_idle(running: bool) -> str:
+    """Whether a session can take a command."""
+    return "busy" if running else "idle"
+
+
+def input_sent(session_id: str) -> str:
+    """A line was typed into a running command."""
+    return f"input sent to session {session_id}"
+
+
+def session_closed(session_id: str) -> str:
+    """A session and all of its processes are gone."""
+    return f"session {session_id} closed"
 
 
 def file_listing(names: Iterable[str]) -> str:
@@ -89,6 +119,16 @@ def file_opened(path: str, lines: Sequence[str], first: int, total: int) -> str:
 def file_edited(path: str, start: int, end: int, total: int) -> str:
     """Lines ``start`` to ``end`` (as they are numbered now) were written; ``total`` lines now."""
     return f"{path} lines {start}-{end} edited, {total} lines"
+
+
+def file_created(path: str, total: int) -> str:
+    """A whole file was written."""
+    return f"{path} created, {total} lines"
+
+
+def file_searched(path: str, matches: Sequence[tuple[int, str]]) -> str:
+    """Lines of a file that hold the text looked for, with their numbers."""
+    return "\n".join([f"{path} ({len(matches)} matches)", *(f"{number}: {text}" for number, text in matches)])
 
 
 def thought_logged() -> str:

@@ -10,7 +10,10 @@ from hpc.cli.output import emit_json, emit_table, json_option
 @click.group(invoke_without_command=True)
 @click.pass_context
 def config(ctx: click.Context) -> None:
-    """Show and list configurations. Without a verb: list."""
+    """Show and list configurations. Without a verb: list.
+
+    Example: hpc config show episodes experiment=demo
+    """
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_)
 

@@ -1,0 +1,45 @@
+# The project's commands; `make help` lists them.
+SHELL := /bin/bash
+python := .venv/bin/python
+PYTEST := $(python) -m pytest
+FAST := tests/unit tests/contract -n 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev setup-demo demo test check fast bench clean
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## everything: .venv, .venv-serve (vLLM) and, as root on Debian, Slurm
+	@scripts/setup dev serve slurm
+
+setup-dev:
+	@scripts/setup dev
+
+setup-demo:
+	@scripts/setup dev serve
+
+demo: setup-demo ## the whole job on this machine; ANNOTATOR=me to answer the alerts yourself
+	@$(python) scripts/demo.py
+
+test: setup ## every test, fast ones first
+	$(PYTEST) $(FAST) -m "not slurm and not vllm"
+	$(PYTEST) tests/integration -n 2 --dist loadgroup -m "not slurm and not vllm"
+	$(PYTEST) tests -m "slurm or vllm"
+
+check: setup-dev ## ruff, mypy --strict, import-linter, fast tests
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	$(python) -m mypy
+	.venv/bin/lint-imports
+	$(MAKE) --no-print-directory fast
+
+fast: setup-dev ## unit and contract tests only
+	$(PYTEST) $(FAST) -m "not slurm and not vllm"
+
+bench: setup-demo ## JSON lines: ratios against named baselines
+	@$(python) benchmarks/run.py
+
+clean: ## remove caches and build products (never runs/ or the environments)
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

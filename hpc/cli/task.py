@@ -112,7 +112,7 @@ def _of_run(run_name: str, runs_root: Path) -> tuple[TaskConfig, str, int, int]:
     try:
         config = msgspec.convert(stored["task"], TaskConfig)
         return config, run.name, int(stored["run"]["episodes"]), int(stored["run"]["first"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
         raise ConfigError(f"{run.config} is not of an episodes run: {error}", "name a run of `hpc run ls`") from error
 
 

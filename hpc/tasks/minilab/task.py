@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpc.config.task import TaskConfig
 from hpc.core import files
@@ -16,19 +17,27 @@ from hpc.tasks.minilab.instances import Instance, make_instance
 from hpc.tasks.minilab.instrument import Instrument
 from hpc.tasks.minilab.lab import LabState, Printout, blank_recipe, experiment, next_line, score
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
 RECIPE = "recipe.yaml"
 _MEASURED = re.compile(r"^stage (\d+) metric \d+ (pass|low)$", re.MULTILINE)
 
 
 def describe(instance: Instance, budget: int) -> str:
     """The task description of an instance, as the agent reads it."""
+    return _template().render(
+        stages=len(instance.stages), knobs=KNOBS, budget=budget, first=next_line(instance.stages[0])
+    )
+
+
+@cache
+def _template() -> Template:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     folder = data_dir("templates") / "minilab"
     environment = Environment(loader=FileSystemLoader(folder), undefined=StrictUndefined, autoescape=False)
-    return environment.get_template("task_description.md.j2").render(
-        stages=len(instance.stages), knobs=KNOBS, budget=budget, first=next_line(instance.stages[0])
-    )
+    return environment.get_template("task_description.md.j2")
 
 
 class MiniLab:

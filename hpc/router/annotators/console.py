@@ -1,0 +1,32 @@
+"""Annotators at a terminal: alerts wait in the journal until `hpc inbox` answers them."""
+
+from __future__ import annotations
+
+import logging
+
+from hpc.router.desk import Desk
+
+log = logging.getLogger(__name__)
+
+
+class ConsoleFrontend:
+    """A frontend that publishes nowhere: each alert becomes a line of the router's log.
+
+    Args:
+        announce: whether to write those lines.
+    """
+
+    def __init__(self, *, announce: bool = True) -> None:
+        self._announce = announce
+
+    async def run(self, desk: Desk) -> None:
+        """Finish every post at once, until cancelled."""
+        while True:
+            for post in await desk.wait_posts():
+                alert = desk.alert(post.alert) if post.kind == "alert" and post.alert else None
+                if alert is not None and self._announce:
+                    log.warning(
+                        "alert %s (%s %.2f at step %d): %s; answer with: hpc inbox reply %s TEXT",
+                        *(alert.alert, alert.detector, alert.score, alert.step, alert.reason, alert.alert),
+                    )
+                desk.finish_post(post.post, post.episode)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hpc.core.errors import SessionError
@@ -44,7 +44,7 @@ class Session:
         self._shell: Shell | None = None
         self._done = asyncio.Event()
         self._done.set()
-        self._seen: tuple[int, bool] = (0, False)
+        self._seen = self.moment
 
     @property
     def running(self) -> bool:
@@ -109,12 +109,15 @@ class Session:
             raise SessionError(f"session {self.session_id} has no running command that could read input")
         self._shell.type(f"{text}\n")
 
+    @property
+    def moment(self) -> tuple[int, bool]:
+        """Changes whenever something happens: new output, a command begins or ends."""
+        return self.output.produced, self.running
+
     def look(self) -> bool:
-        """Whether anything has happened since the last look: new output, or the command ended."""
-        now = (self.output.produced, self.running)
-        changed = now != self._seen
-        self._seen = now
-        return changed
+        """Whether anything has happened since the last look."""
+        before, self._seen = self._seen, self.moment
+        return before != self._seen
 
     async def close(self) -> None:
         """Kill everything that was started in this session."""
@@ -129,3 +132,102 @@ class Session:
         if self.running:
             self.exit_code = exit_code
             self._done.set()
+
+
+class Terminals:
+    """The sessions of one episode, by name.
+
+    Args:
+        computers: addresses that the agent may name; the first is the default. All of them are the
+            episode's own node.
+        limit: sessions open at the same time.
+        program, workspace, environment, buffer_lines: as for `Session`.
+    """
+
+    def __init__(
+        self,
+        computers: Sequence[str],
+        limit: int,
+        *,
+        program: str,
+        workspace: Path,
+        environment: Mapping[str, str],
+        buffer_lines: int,
+    ) -> None:
+        self._computers = computers
+        self._limit = limit
+        self._program = program
+        self._workspace = workspace
+        self._environment = environment
+        self._buffer_lines = buffer_lines
+        self._sessions: dict[str, Session] = {}
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(self._sessions.values())
+
+    def computer(self, computer_ip: str | None) -> str:
+        """The address itself, or the default.
+
+        Raises:
+            SessionError: no such computer.
+        """
+        if computer_ip is None:
+            return self._computers[0]
+        if computer_ip not in self._computers:
+            raise SessionError(f"unknown computer {computer_ip[:100]!r}; known: {', '.join(self._computers)}")
+        return computer_ip
+
+    def get(self, session_id: str, computer_ip: str | None = None) -> Session:
+        """An open session.
+
+        Raises:
+            SessionError: none of that name is open, or no such computer.
+        """
+        self.computer(computer_ip)
+        if session_id not in self._sessions:
+            known = ", ".join(self._sessions) or "none"
+            raise SessionError(f"no session {session_id!r}; open: {known}")
+        return self._sessions[session_id]
+
+    async def create(self, session_id: str, computer_ip: str | None = None) -> Session:
+        """Open a session.
+
+        Raises:
+            SessionError: the name is taken or unfit, too many are open, or no such computer.
+            GymError: the shell does not start.
+        """
+        computer_ip = self.computer(computer_ip)
+        if session_id in self._sessions:
+            raise SessionError(f"session {session_id} exists already")
+        if not session_id.isprintable():
+            raise SessionError("a session's name must be printable text")
+        if len(self._sessions) >= self._limit:
+            raise SessionError(f"{len(self._sessions)} sessions are open, that is the limit; close one")
+        session = Session(
+            session_id,
+            computer_ip,
+            program=self._program,
+            workspace=self._workspace,
+            environment=self._environment,
+            buffer_lines=self._buffer_lines,
+        )
+        await session.open()
+        self._sessions[session_id] = session
+        return session
+
+    async def ensure(self, session_id: str, computer_ip: str | None = None) -> Session:
+        """The session of that name, opened if need be; raises as `create` does."""
+        self.computer(computer_ip)
+        return self._sessions.get(session_id) or await self.create(session_id, computer_ip)
+
+    async def close(self, session_id: str, computer_ip: str | None = None) -> None:
+        """Close one session; raises as `get` does."""
+        session = self.get(session_id, computer_ip)
+        del self._sessions[session_id]
+        await session.close()
+
+    async def close_all(self) -> None:
+        """Close every session."""
+        sessions = list(self._sessions.values())
+        self._sessions.clear()
+        await asyncio.gather(*(session.close() for session in sessions))

@@ -111,6 +111,7 @@ class Files:
             pure = pure.relative_to(VIRTUAL_ROOT)
         try:
             resolved = (self._root / pure).resolve()
+            resolved.exists()
         except (OSError, RuntimeError, UnicodeEncodeError) as error:  # too long, a loop of links, no text
             raise ActionError(f"{path[:200]!r} is not a usable path") from error
         if not resolved.is_relative_to(self._root):

@@ -18,7 +18,7 @@ _ESCAPES = re.compile(
     r"|\x1b[ -/]*[0-~]",  # two-byte escapes
     re.DOTALL,
 )
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 
 
 def plain_line(line: str) -> str:

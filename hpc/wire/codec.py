@@ -30,32 +30,33 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-def encode(message: Envelope) -> bytes:
-    """One frame.
+def encode(message: Envelope, *, limit: int = MAX_MESSAGE) -> bytes:
+    """One frame of ``limit`` bytes at most.
 
     Raises:
-        WireError: the message is larger than `MAX_MESSAGE` bytes.
+        WireError: the message is larger.
     """
     data = _encoder.encode(message)
-    if len(data) > MAX_MESSAGE:
+    if len(data) > limit:
         raise WireError(
-            f"{type(message).__name__} {message.id} has {len(data)} bytes, the limit is {MAX_MESSAGE}",
+            f"{type(message).__name__} {message.id} has {len(data)} bytes, the limit is {limit}",
             "send a path and an offset instead of the body",
         )
     return data
 
 
 class Codec(Generic[M]):
-    """Reads the messages of one tagged union, such as `Message`."""
+    """Reads the messages of one tagged union, such as `Message`, of ``limit`` bytes at most."""
 
-    def __init__(self, union: Any) -> None:
+    def __init__(self, union: Any, *, limit: int = MAX_MESSAGE) -> None:
+        self._limit = limit
         self._decoder: msgspec.msgpack.Decoder[M] = msgspec.msgpack.Decoder(union)
         self._types = {kind.__struct_config__.tag for kind in getattr(union, "__args__", (union,))}
 
     def examine(self, data: bytes) -> M | Refusal:
         """The message in ``data``, or why there is none. Never raises on any bytes."""
-        if len(data) > MAX_MESSAGE:
-            return self._refuse(data, "too_large", f"{len(data)} bytes, the limit is {MAX_MESSAGE}")
+        if len(data) > self._limit:
+            return self._refuse(data, "too_large", f"{len(data)} bytes, the limit is {self._limit}")
         try:
             message = self._decoder.decode(data)
         except (msgspec.DecodeError, RecursionError) as error:

@@ -9,6 +9,12 @@ from hpc.router.desk import Desk
 log = logging.getLogger(__name__)
 
 
+def plain(text: str) -> str:
+    """Agent text as a terminal may show it: control characters, which could move the cursor or
+    forge lines, become ``?``; newlines and tabs stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
+
+
 class ConsoleFrontend:
     """A frontend that publishes nowhere: each alert becomes a line of the router's log.
 
@@ -27,6 +33,6 @@ class ConsoleFrontend:
                 if alert is not None and self._announce:
                     log.warning(
                         "alert %s (%s %.2f at step %d): %s; answer with: hpc inbox reply %s TEXT",
-                        *(alert.alert, alert.detector, alert.score, alert.step, alert.reason, alert.alert),
+                        *(alert.alert, alert.detector, alert.score, alert.step, plain(alert.reason), alert.alert),
                     )
                 desk.finish_post(post.post, post.episode)

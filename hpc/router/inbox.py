@@ -1,0 +1,85 @@
+"""Answers the requests of `hpc inbox` from the router's desk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+import msgspec
+
+from hpc.core.errors import HpcError
+from hpc.core.ids import new_id
+from hpc.router.journal import JournalDesk
+from hpc.wire.codec import encode
+from hpc.wire.inbox import (
+    MAX_ANSWER,
+    Answer,
+    AnswerStatus,
+    ListAlerts,
+    ListEpisodes,
+    Request,
+    ResolveAlert,
+    SendReply,
+    ShowAlert,
+    StopRouter,
+)
+
+MAX_ALERTS = 500
+"""Most alerts in one answer, the newest; each carries its evidence."""
+
+
+def answer(desk: JournalDesk, request: Request) -> bytes:
+    """The frame to reply to one request with; what it asks for is done and durable."""
+    try:
+        return encode(_carry_out(desk, request), limit=MAX_ANSWER)
+    except HpcError as error:
+        return encode(_answer(request, "failed", reason=str(error)))
+
+
+def _carry_out(desk: JournalDesk, request: Request) -> Answer:
+    match request:
+        case ListAlerts():
+            return _answer(request, "ok", desk.alerts(open_only=not request.all)[-MAX_ALERTS:])
+        case ListEpisodes():
+            return _answer(request, "ok", desk.episodes())
+        case ShowAlert():
+            card = desk.alert(request.alert)
+            if card is None:
+                return _answer(request, "unknown")
+            return _answer(request, "ok", [card, *desk.guidance_of_alert(request.alert)])
+        case SendReply():
+            return _reply(desk, request)
+        case ResolveAlert():
+            if desk.alert(request.alert) is None:
+                return _answer(request, "unknown")
+            closed = desk.resolve(request.alert, request.annotator, request.verdict)
+            return _answer(request, "ok" if closed else "not_open")
+        case StopRouter():
+            return _answer(request, "ok")
+
+
+def _reply(desk: JournalDesk, request: SendReply) -> Answer:
+    alert = desk.alert(request.target)
+    verdict = desk.take_reply(
+        key=request.key,
+        episode=request.target if alert is None else alert.episode,
+        alert=None if alert is None else alert.alert,
+        annotator=request.annotator,
+        text=request.text,
+        sent_at=request.sent_at,
+        kind=request.kind,
+        control=request.control,
+    )
+    card = desk.guidance_of_key(request.key)
+    return _answer(request, verdict, [card] if card is not None else [])
+
+
+def _answer(request: Request, status: AnswerStatus, items: Iterable[msgspec.Struct] = (), reason: str = "") -> Answer:
+    return Answer(
+        id=new_id("an"),
+        sent_at=time.time(),
+        parent=request.id,
+        status=status,
+        reason=reason,
+        items=[msgspec.to_builtins(item) for item in items],
+    )

@@ -1,0 +1,161 @@
+"""What the annotators' frontend must publish, kept in the journal until it is.
+
+A post is written in the transaction of the fact that makes it due, so neither can be without the
+other. One that needs its episode's thread is due once that thread exists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from hpc.core.ids import new_id
+from hpc.router.desk import Post
+from hpc.router.store import Store
+
+RECEIPT_PRIORITY = 0
+ALERT_PRIORITY = {"ask": 1, "drift": 2, "milestone": 3}
+THREAD_PRIORITY = 4
+BOARD_PRIORITY = 5
+
+_DUE = (
+    "from post p join episode e using (episode) where p.done_at is null and (p.kind = 'thread' or e.thread is not null)"
+)
+
+
+class Posts:
+    """The queue of posts. The methods that add expect the caller's transaction."""
+
+    def __init__(self, store: Store, *, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._clock = clock
+        self._board_at: dict[str, float] = {}
+        self._changed = asyncio.Event()
+
+    # ---- the frontend's side
+
+    async def wait(self, limit: int = 20) -> list[Post]:
+        """The most urgent posts that are due; waits until there is one."""
+        while True:
+            self._changed.clear()
+            rows = self._store.all(f"select p.* {_DUE} order by p.priority, p.number limit ?", limit)
+            if rows:
+                return [_post(row) for row in rows]
+            await self._changed.wait()
+
+    def begin(self, post: str) -> None:
+        """Note that publication starts now."""
+        with self._store.transaction():
+            self._store.run("update post set attempted_at = ? where post = ? and done_at is null", self._clock(), post)
+
+    def finish(self, post: str, reference: str) -> None:
+        """Note the published message; of kind "thread", ``reference`` becomes the episode's thread."""
+        with self._store.transaction():
+            self._store.run(
+                "update post set done_at = ?, reference = ? where post = ? and done_at is null",
+                *(self._clock(), reference, post),
+            )
+            self._store.run(
+                "update episode set thread = ? where episode ="
+                " (select episode from post where post = ? and kind = 'thread')",
+                *(reference, post),
+            )
+        self._changed.set()
+
+    def drop(self, post: str, why: str) -> None:
+        """Give a post up. What needs a thread that can never be opened is given up with it; the next
+        alert tries anew."""
+        with self._store.transaction():
+            row = self._store.one("select kind, episode from post where post = ?", post)
+            if row is None:
+                return
+            condition, value = ("episode", row["episode"]) if row["kind"] == "thread" else ("post", post)
+            self._store.run(
+                f"update post set done_at = ?, dropped = ? where {condition} = ? and done_at is null",
+                *(self._clock(), why, value),
+            )
+
+    def count(self) -> int:
+        """How many posts are due."""
+        row = self._store.one(f"select count(*) as posts {_DUE}")
+        return int(row["posts"]) if row is not None else 0
+
+    # ---- the journal's side
+
+    def want_thread(self, episode: str, priority: int = THREAD_PRIORITY) -> None:
+        """The episode's thread shall be opened, if it is not; at the highest priority asked for."""
+        row = self._store.one("select thread from episode where episode = ?", episode)
+        if row is None or row["thread"] is not None:
+            return
+        waiting = self._store.run(
+            "update post set priority = min(priority, ?) where episode = ? and kind = 'thread' and done_at is null",
+            *(priority, episode),
+        )
+        if not waiting:
+            self._add("thread", episode, priority)
+
+    def want_board(self, episode: str) -> None:
+        """The episode's state shall be shown anew; an older unpublished one is replaced."""
+        shown = self._store.one(
+            "select 1 from episode where episode = ? and thread is not null union all select 1 from post"
+            " where episode = ? and kind = 'thread' and done_at is null and attempted_at is not null",
+            *(episode, episode),
+        )
+        if shown is None:
+            return  # the thread will open with the newest state
+        self._board_at[episode] = self._clock()
+        self._store.run("delete from post where episode = ? and kind = 'board' and done_at is null", episode)
+        self._add("board", episode, BOARD_PRIORITY)
+
+    def alert(self, episode: str, alert: str, priority: Literal["ask", "drift", "milestone"]) -> None:
+        """An alert shall be shown, in the episode's thread."""
+        self.want_thread(episode, ALERT_PRIORITY[priority])
+        self._add("alert", episode, ALERT_PRIORITY[priority], alert=alert)
+        self.want_board(episode)
+
+    def withdraw_alerts(self, episode: str) -> None:
+        """Alerts that nobody has seen yet need not be shown any more."""
+        self._store.run(
+            "delete from post where episode = ? and kind = 'alert' and done_at is null and attempted_at is null",
+            episode,
+        )
+
+    def board_age(self, episode: str, now: float) -> float:
+        """Seconds since the episode's state was last to be shown."""
+        return now - self._board_at.get(episode, 0.0)
+
+    def receipt(self, episode: str, guidance: str, status: Literal["delivered", "applied", "too_late"]) -> None:
+        """The annotator shall see what became of a reply."""
+        self._add("receipt", episode, RECEIPT_PRIORITY, guidance=guidance, status=status)
+
+    def _add(
+        self,
+        kind: str,
+        episode: str,
+        priority: int,
+        *,
+        alert: str | None = None,
+        guidance: str | None = None,
+        status: str | None = None,
+    ) -> None:
+        self._store.run(
+            "insert into post (post, kind, episode, priority, alert, guidance, status) values (?, ?, ?, ?, ?, ?, ?)",
+            *(new_id("po"), kind, episode, priority, alert, guidance, status),
+        )
+        self._changed.set()
+
+
+def _post(row: sqlite3.Row) -> Post:
+    return Post(
+        post=row["post"],
+        kind=row["kind"],
+        episode=row["episode"],
+        priority=row["priority"],
+        attempted_at=row["attempted_at"],
+        alert=row["alert"],
+        guidance=row["guidance"],
+        status=row["status"],
+    )

@@ -1,0 +1,347 @@
+"""The router as a process: sockets, timers and files around `RouterState` and `JournalDesk`.
+
+A batch of messages is taken in, its facts are committed as one transaction, and only then are the
+answers sent (group commit). Only clients with a key of the run get through the CURVE handshake, and
+agents and inbox clients each only to their own socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import os
+import socket as sockets
+import time
+from collections import Counter
+from typing import Any
+
+import msgspec
+import zmq
+import zmq.asyncio
+from zmq.auth.asyncio import AsyncioAuthenticator
+
+from hpc.config.router import RouterConfig
+from hpc.core import files
+from hpc.core.errors import AnnotatorError, HpcError
+from hpc.router.desk import Frontend
+from hpc.router.inbox import answer
+from hpc.router.journal import JournalDesk
+from hpc.router.state import Effect, Ended, RouterState, Send
+from hpc.rundir import RunDir
+from hpc.wire import discovery, keys
+from hpc.wire.client import tune
+from hpc.wire.codec import MESSAGES, Refusal, encode
+from hpc.wire.inbox import REQUESTS, StopRouter
+from hpc.wire.messages import MAX_MESSAGE, Guidance
+
+log = logging.getLogger(__name__)
+
+BATCH = 256
+TICK_SECONDS = 0.2
+LOOK_SECONDS = 2.0
+"""How often to look for done.json."""
+SILENT_SECONDS = 20.0
+"""An episode unheard of for so long may have ended without a Bye."""
+FRONTEND_RETRY_SECONDS = 5.0
+DRAIN_SECONDS = 10.0
+"""How long the end of the run waits for the last posts to be published."""
+
+JOURNAL = "journal.sqlite3"
+STATUS = "status.json"
+
+
+class _Allowed:
+    """Lets exactly one public key into a ZAP domain (the interface is pyzmq's)."""
+
+    def __init__(self, public: str) -> None:
+        self._public = public.encode()
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Whether ``key`` (Z85) may connect."""
+        return hmac.compare_digest(key, self._public)
+
+
+class Router:
+    """Serves one run.
+
+    Args:
+        annotators: kind of the frontend, for router.json.
+        job_id: the scheduler's id of this process, for router.json.
+
+    Raises:
+        HpcError: the run has no keys, or another router serves it.
+    """
+
+    def __init__(
+        self, run: RunDir, config: RouterConfig, frontend: Frontend, *, annotators: str, job_id: str = ""
+    ) -> None:
+        self._run = run
+        self._config = config
+        self._frontend = frontend
+        self._annotators = annotators
+        self._job_id = job_id
+        self._own = keys.load_router_keys(run)
+        secret = keys.load_token_secret(run)
+        self._stop = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._counters: Counter[str] = Counter()
+        self._agent_key = keys.load_agent_keys(run).public
+        self._inbox_key = keys.load_inbox_keys(run).public
+        self.desk = JournalDesk(
+            run.router_dir / JOURNAL,
+            on_reply=self._deliver,
+            threads=config.threads,
+            board_seconds=config.board_seconds,
+        )
+        self._state = RouterState(
+            run=run.name,
+            verify=lambda episode, token: hmac.compare_digest(keys.episode_token(secret, episode), token),
+            resend_seconds=config.resend_seconds,
+            epochs=self.desk.epochs(),
+            pending=self.desk.pending(),
+        )
+        self._context: zmq.asyncio.Context
+        self._agents: zmq.asyncio.Socket
+        self._inbox: zmq.asyncio.Socket
+
+    def stop(self) -> None:
+        """End `serve` soon; call it on the loop's thread. The journal keeps what is unfinished."""
+        self._stop.set()
+
+    async def serve(self) -> str:
+        """Serve until the run is done ("done") or `stop` is called ("stopped").
+
+        Raises:
+            AnnotatorError: the frontend can never work.
+            HpcError: a socket cannot be opened, or the run directory cannot be written.
+        """
+        self._context = zmq.asyncio.Context()
+        authenticator = AsyncioAuthenticator(self._context)
+        authenticator.start()
+        try:
+            authenticator.configure_curve_callback("agent", _Allowed(self._agent_key))
+            authenticator.configure_curve_callback("inbox", _Allowed(self._inbox_key))
+            self._agents, port = self._open("agent")
+            self._inbox, inbox_port = self._open("inbox")
+            host = self._config.host or sockets.gethostname()
+            info = discovery.RouterInfo(
+                address=f"tcp://{host}:{port}",
+                inbox_address=f"tcp://{host}:{inbox_port}",
+                public_key=self._own.public,
+                generation=self.desk.generation,
+                heartbeat=time.time(),
+                host=host,
+                pid=os.getpid(),
+                job_id=self._job_id,
+                annotators=self._annotators,
+            )
+            log.info("router %d of %s listens at %s", info.generation, self._run.name, info.address)
+            return await self._serve(info)
+        finally:
+            discovery.withdraw(self._run, self.desk.generation)
+            authenticator.stop()
+            self._context.destroy(linger=200)
+            self.desk.close()
+
+    async def _serve(self, info: discovery.RouterInfo) -> str:
+        services: set[asyncio.Task[Any]] = {
+            asyncio.create_task(work, name=name)
+            for name, work in {
+                "agents": self._serve_agents(),
+                "deliveries": self._serve_deliveries(),
+                "inbox": self._serve_inbox(),
+                "heartbeat": self._beat(info),
+                "annotators": self._serve_annotators(),
+            }.items()
+        }
+        life = asyncio.create_task(self._until_over(), name="life")
+        try:
+            await asyncio.wait({*services, life}, return_when=asyncio.FIRST_COMPLETED)
+            for task in services:
+                if task.done():
+                    task.result()  # a service ends by an error alone
+            return life.result()
+        finally:
+            for task in (*services, life):
+                task.cancel()
+            await asyncio.gather(*services, life, return_exceptions=True)
+            with contextlib.suppress(HpcError):
+                self._write_status()
+
+    def _open(self, domain: str) -> tuple[zmq.asyncio.Socket, int]:
+        socket = self._context.socket(zmq.ROUTER)
+        tune(socket)
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # without it, sends to the departed vanish silently
+        socket.setsockopt(zmq.BACKLOG, 4096)
+        socket.setsockopt(zmq.MAXMSGSIZE, 4 * MAX_MESSAGE)  # above MAX_MESSAGE: Reject; above this: cut off
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, self._own.public.encode())
+        socket.setsockopt(zmq.CURVE_SECRETKEY, self._own.secret.encode())
+        socket.setsockopt(zmq.ZAP_DOMAIN, domain.encode())
+        try:
+            return socket, socket.bind_to_random_port("tcp://*")
+        except zmq.ZMQError as error:
+            raise HpcError(f"the router cannot listen: {error}", "free a TCP port on this machine") from error
+
+    # ---- agents
+
+    async def _serve_agents(self) -> None:
+        while True:
+            batch = [await self._agents.recv_multipart()]
+            while len(batch) < BATCH:
+                try:
+                    batch.append(await self._agents.recv_multipart(zmq.NOBLOCK))
+                except zmq.Again:
+                    break
+            effects: list[Effect] = []
+            now = time.time()
+            for frames in batch:
+                effects += self._read(frames, now)
+            await self._carry_out(effects)
+
+    def _read(self, frames: list[bytes], now: float) -> list[Effect]:
+        """One message from an agent; whatever is not one is counted and, if it can be, refused."""
+        route, body = frames[0], frames[-1]
+        found = MESSAGES.examine(body) if len(frames) == 2 else Refusal(parent="", code="malformed", reason="frames")
+        if isinstance(found, Refusal):
+            self._counters[f"refused_{found.code}"] += 1
+            return [self._state.reject(route, found.parent, found.code, found.reason)] if found.parent else []
+        self._counters[type(found).__name__.lower()] += 1
+        return self._state.receive(route, found, now)
+
+    async def _carry_out(self, effects: list[Effect]) -> None:
+        """Make the facts durable, then send."""
+        sends = [effect for effect in effects if isinstance(effect, Send)]
+        try:
+            self.desk.record(effect for effect in effects if not isinstance(effect, Send))
+        except HpcError as error:  # nothing was acknowledged: the agents will say it again
+            log.error("a batch of %d messages was not taken in: %s", len(effects), error)
+            self._counters["batches_lost"] += 1
+            self._state.restore(self.desk.pending())
+            await asyncio.sleep(1.0)
+            return
+        for send in sends:
+            await self._send(self._agents, send.route, encode(send.message))
+        self._wake.set()
+
+    async def _send(self, socket: zmq.asyncio.Socket, route: bytes, frame: bytes) -> None:
+        try:
+            await socket.send_multipart([route, frame], zmq.NOBLOCK)
+        except zmq.ZMQError:  # gone or stuck; whatever matters is sent again
+            self._counters["unsent"] += 1
+
+    # ---- guidance
+
+    def _deliver(self, guidance: Guidance) -> None:
+        self._state.enqueue(guidance)
+        self._wake.set()
+
+    async def _serve_deliveries(self) -> None:
+        while True:
+            self._wake.clear()
+            for send in self._state.tick(time.time()):
+                self._counters["guidance_sent"] += 1
+                await self._send(self._agents, send.route, encode(send.message))
+            try:
+                await asyncio.wait_for(self._wake.wait(), TICK_SECONDS)
+            except TimeoutError:
+                continue
+
+    # ---- annotators
+
+    async def _serve_inbox(self) -> None:
+        while True:
+            frames = await self._inbox.recv_multipart()
+            found = REQUESTS.examine(frames[-1]) if len(frames) == 2 else None
+            if found is None or isinstance(found, Refusal):
+                self._counters["inbox_refused"] += 1
+                if found is not None and found.parent:
+                    refusal = self._state.reject(frames[0], found.parent, found.code, found.reason)
+                    await self._send(self._inbox, frames[0], encode(refusal.message))
+                continue
+            self._counters["inbox_requests"] += 1
+            await self._send(self._inbox, frames[0], answer(self.desk, found))
+            if isinstance(found, StopRouter):
+                self.stop()
+
+    async def _serve_annotators(self) -> None:
+        """Run the frontend. It may fail for good (AnnotatorError); any other failure is an accident
+        after which it starts again, while agents and inbox go on."""
+        while True:
+            try:
+                await self._frontend.run(self.desk)
+            except AnnotatorError:
+                raise
+            except Exception:
+                log.exception("the annotators' frontend failed; it starts again")
+            self._counters["frontend_failures"] += 1
+            await asyncio.sleep(FRONTEND_RETRY_SECONDS)
+
+    # ---- life
+
+    async def _beat(self, info: discovery.RouterInfo) -> None:
+        while True:
+            try:
+                discovery.publish(self._run, msgspec.structs.replace(info, heartbeat=time.time()))
+                self._write_status()
+            except HpcError as error:  # a full disk must not end the router: agents are still connected
+                log.error("%s", error)
+            await asyncio.sleep(self._config.heartbeat_seconds)
+
+    def _write_status(self) -> None:
+        """What `hpc router status` shows; it outlives the router."""
+        status = {
+            "generation": self.desk.generation,
+            "at": time.time(),
+            "connected": self._state.connected,
+            **self.desk.counts(),
+            "counters": dict(sorted(self._counters.items())),
+        }
+        files.write_json(self._run.router_dir / STATUS, status)
+
+    async def _until_over(self) -> str:
+        """Watch the run directory until the run is done and late replies had their answer. A run that
+        is resumed meanwhile is not done any more."""
+        over_since: float | None = None
+        while not self._stop.is_set():
+            if not self._run.done.exists():
+                over_since = None
+                self._end_silent_episodes()
+            elif over_since is None:
+                over_since = time.monotonic()
+                self._end_silent_episodes(run_over=True)
+                log.info("the run is done; staying %g s for late replies", self._config.grace_seconds)
+            else:
+                late = time.monotonic() - over_since - self._config.grace_seconds
+                if late > DRAIN_SECONDS or (late > 0 and not self.desk.counts()["posts_due"]):
+                    return "done"
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), LOOK_SECONDS)
+        return "stopped"
+
+    def _end_silent_episodes(self, *, run_over: bool = False) -> None:
+        """Episodes that ended while nobody listened to their Bye left a result; at the end of the run
+        every episode is over."""
+        now = time.time()
+        facts = []
+        for card in self.desk.live_episodes():
+            if not run_over and now - card.seen_at < SILENT_SECONDS:
+                continue
+            result = self._result(card.index)
+            if result:
+                facts.append(
+                    Ended(card.episode, str(result.get("status")), result.get("steps"), result.get("final_score"), now)
+                )
+            elif run_over:
+                facts.append(Ended(card.episode, "stopped", None, None, now))
+        for fact in facts:
+            self._state.forget(fact.episode)
+        if facts:
+            self.desk.record(facts)
+
+    def _result(self, index: int) -> dict[str, Any]:
+        """What result.json says; empty while there is none."""
+        path = self._run.result(index)
+        return dict(files.read_json(path)) if path.exists() else {}

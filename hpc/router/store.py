@@ -1,0 +1,140 @@
+"""The router's journal file: SQLite, opened by one process alone.
+
+Write-ahead log with ``synchronous=FULL``: what was committed is on the disk. The exclusive locking
+mode keeps the index of the log in the process's memory instead of a shared mapping, which is what
+lets the file lie on a network filesystem: the journal is in the run directory, so a router that is
+started again on another node finds every message that was ever acknowledged. It is also the lock
+that forbids a second router.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hpc.core.errors import HpcError
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+create table if not exists meta (name text primary key, value integer not null) without rowid;
+create table if not exists episode (
+    episode text primary key, run text not null, number integer not null, task text not null,
+    epoch integer not null, state text not null, step integer not null, drift real not null, score real,
+    seen_at real not null, ended_at real, ended_epoch integer, thread text, cursor text not null default ''
+) without rowid;
+create unique index if not exists episode_thread on episode (thread);
+create table if not exists alert (
+    number integer primary key, alert text not null unique, episode text not null, task text not null,
+    detector text not null, score real not null, step integer not null, reason text not null,
+    priority text not null, evidence blob not null, sent_at real not null, stored_at real not null,
+    state text not null, closed_by text
+);
+create index if not exists alert_open on alert (episode) where state = 'open';
+create table if not exists guidance (
+    number integer primary key, guidance text not null unique, key text not null unique,
+    episode text not null, alert text, annotator text not null, text text not null, kind text not null,
+    control text, sent_at real not null, taken_at real not null, delivered_at real, applied_at real,
+    applied_step integer, state text not null
+);
+create index if not exists guidance_episode on guidance (episode);
+create table if not exists post (
+    number integer primary key, post text not null unique, kind text not null, episode text not null,
+    priority integer not null, attempted_at real, alert text, guidance text, status text,
+    done_at real, reference text, dropped text
+);
+create index if not exists post_due on post (priority, number) where done_at is null;
+create index if not exists post_episode on post (episode) where done_at is null;
+"""
+
+
+class Store:
+    """One open journal file.
+
+    Raises:
+        HpcError: another router has it open, it is damaged, or the disk is full (so for all methods).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._depth = 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._db = sqlite3.connect(path, timeout=0, isolation_level=None)
+            self._db.row_factory = sqlite3.Row
+        except sqlite3.Error as error:
+            raise HpcError(f"cannot open the journal {path}: {error}", "free space or mend the permissions") from error
+        try:
+            self._prepare()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _prepare(self) -> None:
+        for statement in ("locking_mode=exclusive", "journal_mode=wal", "synchronous=full"):
+            self.run(f"pragma {statement}")
+        with self.transaction():
+            for statement in filter(str.strip, _SCHEMA.split(";")):
+                self.run(statement)
+            self.run("insert or ignore into meta values ('schema', ?)", SCHEMA_VERSION)
+        found = self.one("select value from meta where name = 'schema'")
+        if found is None or found["value"] != SCHEMA_VERSION:
+            raise HpcError(
+                f"the journal {self.path} has another format than this version writes",
+                "serve the run with the version that made it",
+            )
+
+    def count_start(self) -> int:
+        """The generation of this start: one more than the last."""
+        with self.transaction():
+            self.run("insert into meta values ('generation', 1) on conflict (name) do update set value = value + 1")
+        row = self.one("select value from meta where name = 'generation'")
+        return int(row["value"]) if row is not None else 1
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing, durable at the end. A transaction inside another belongs to that one."""
+        if self._depth:
+            yield
+            return
+        self.run("begin immediate")
+        self._depth = 1
+        try:
+            yield
+            self._depth = 0
+            self.run("commit")
+        except BaseException:
+            self._depth = 0
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("rollback")
+            raise
+
+    def run(self, sql: str, *values: Any) -> int:
+        """Carry a statement out; how many rows it changed."""
+        return self._execute(sql, values).rowcount
+
+    def one(self, sql: str, *values: Any) -> sqlite3.Row | None:
+        """The first row of a query."""
+        row: sqlite3.Row | None = self._execute(sql, values).fetchone()
+        return row
+
+    def all(self, sql: str, *values: Any) -> list[sqlite3.Row]:
+        """All rows of a query."""
+        return self._execute(sql, values).fetchall()
+
+    def _execute(self, sql: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(sql, values)
+        except sqlite3.Error as error:
+            if "locked" in str(error):
+                raise HpcError(
+                    f"another router is serving this run: {self.path} is in use", "`hpc router stop` ends it"
+                ) from error
+            raise HpcError(f"the journal {self.path} failed: {error}", "free space on that disk") from error
+
+    def close(self) -> None:
+        """Fold the write-ahead log into the file and release it."""
+        self._db.close()

@@ -6,18 +6,20 @@ searched before the shipped ``configs/``.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
+import itertools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from hpc.config.base import Config
+from hpc.config.explain import composition_error, validation_error
 from hpc.core.errors import ConfigError
 from hpc.core.locate import data_dir
 
@@ -44,7 +46,7 @@ def schema(kind: str) -> type[Config]:
     return struct
 
 
-def search_path() -> list[Path]:
+def search_path_folders() -> list[Path]:
     """Site folders first, the shipped ``configs/`` last."""
     folders = []
     for entry in os.environ.get(SEARCH_PATH_VARIABLE, "").split(":"):
@@ -57,6 +59,33 @@ def search_path() -> list[Path]:
     return [*folders, data_dir("configs")]
 
 
+@cache
+def _search_sites() -> None:
+    """Make Hydra look into the site folders first. Its own ``hydra.searchpath`` comes last, so that
+    a site could add options but never replace one."""
+    from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    class SiteFolders(SearchPathPlugin):
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            for site in search_path_folders()[:-1]:
+                search_path.prepend(provider="site", path=f"file://{site}", anchor="main")
+
+    Plugins.instance().register(SiteFolders)
+
+
+def _as_hydra(override: str, groups: Collection[str]) -> str:
+    """An override as Hydra shall read it: a value may be set whether or not a file mentions it, for
+    the structs know the keys better than the files do."""
+    match = re.fullmatch(r"(\+\+|\+|~)?([^=~+\s]+)(=.*)?", override, re.DOTALL)
+    if match is None or (match[3] is None and match[1] != "~"):
+        raise ConfigError(f"override {override!r} is not KEY=VALUE", "write it as in agent.max_steps=50 or server=tiny")
+    sign, key, _ = match.groups()
+    is_value = sign is None and "/" not in key and key.partition("@")[0] not in groups
+    return f"++{override}" if is_value and not key.startswith("hydra.") else override
+
+
 def _raw(kind: str, overrides: Sequence[str]) -> dict[str, Any]:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -64,65 +93,18 @@ def _raw(kind: str, overrides: Sequence[str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    *sites, shipped = search_path()
-    extra = [f"hydra.searchpath=[{','.join(f'file://{site}' for site in sites)}]"] if sites else []
+    _search_sites()
+    groups = sorted(set(list_configs()) - {""})
+    wanted = [_as_hydra(override, groups) for override in overrides]
     try:
-        with initialize_config_dir(config_dir=str(shipped), version_base="1.3"):
-            composed = hydra_compose(config_name=kind, overrides=[*extra, *overrides])
+        with initialize_config_dir(config_dir=str(search_path_folders()[-1]), version_base="1.3"):
+            composed = hydra_compose(config_name=kind, overrides=wanted)
         value = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_one_line(kind, error), f"see `hpc config list` and `hpc config show {kind}`") from error
+        raise composition_error(kind, error, groups) from error
     if not isinstance(value, dict):
         raise ConfigError(f"{kind}.yaml does not hold a mapping")
     return {str(key): item for key, item in value.items()}
-
-
-def _one_line(kind: str, error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    if match := re.search(r"Key '([^']+)' is not in struct", str(error)):
-        path = next((line.split("full_key:")[1].strip() for line in lines if "full_key:" in line), match.group(1))
-        return f"unknown key {path!r} in the {kind} configuration"
-    if match := re.search(r"Missing mandatory value: (\S+)", str(error)):
-        return f"{match.group(1)} has no value in the {kind} configuration"
-    options = next((i for i, line in enumerate(lines) if line.startswith("Available options")), None)
-    if options is not None:
-        text += f" Known: {', '.join(lines[options + 1 :])}"
-    return text
-
-
-def _explain(kind: str, struct: type[Config], error: msgspec.ValidationError) -> ConfigError:
-    """One line with the dotted path, and the fix."""
-    text = str(error)
-    path = ""
-    if match := re.search(r" - at `\$\.?([^`]*)`$", text):
-        path, text = match.group(1), text[: match.start()]
-    if match := re.search(r"unknown field `([^`]+)`", text):
-        name = match.group(1)
-        known = _fields_at(struct, path)
-        near = difflib.get_close_matches(name, known, n=1)
-        full = f"{path}.{name}" if path else name
-        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
-        return ConfigError(f"unknown key {full!r} in the {kind} configuration", hint)
-    if match := re.search(r"missing required field `([^`]+)`", text):
-        full = f"{path}.{match.group(1)}" if path else match.group(1)
-        return ConfigError(f"{full} has no value in the {kind} configuration", f"give one, as in {full}=VALUE")
-    where = path or kind
-    return ConfigError(f"{where}: {text[0].lower()}{text[1:]}", f"see `hpc config show {kind}`")
-
-
-def _fields_at(struct: type[Any], path: str) -> list[str]:
-    """Names of the fields of the struct at a dotted path below ``struct``."""
-    current: Any = struct
-    for part in filter(None, re.split(r"[.\[]", path)):
-        info = {field.name: field.type for field in msgspec.structs.fields(current)}
-        candidates = [info[part], *getattr(info[part], "__args__", ())] if part in info else []
-        current = next(
-            (kind for kind in candidates if isinstance(kind, type) and issubclass(kind, msgspec.Struct)), None
-        )
-        if current is None:
-            return []
-    return [field.name for field in msgspec.structs.fields(current)]
 
 
 def compose(kind: str, overrides: Sequence[str] = ()) -> Any:
@@ -140,7 +122,7 @@ def compose(kind: str, overrides: Sequence[str] = ()) -> Any:
     try:
         return msgspec.convert(_raw(kind, overrides), struct)
     except msgspec.ValidationError as error:
-        raise _explain(kind, struct, error) from None
+        raise _explain(kind, error) from None
 
 
 def to_builtins(config: Config) -> dict[str, Any]:
@@ -157,7 +139,7 @@ def config_hash(config: Config) -> str:
 def list_configs() -> dict[str, list[str]]:
     """Group -> its options, over the whole search path; the group ``""`` lists the kinds."""
     groups: dict[str, set[str]] = {"": set(KINDS)}
-    for folder in search_path():
+    for folder in search_path_folders():
         for path in folder.glob("*/*.yaml"):
             groups.setdefault(path.parent.name, set()).add(path.stem)
     return {group: sorted(options) for group, options in sorted(groups.items())}

@@ -186,7 +186,7 @@ class Terminals:
         self.computer(computer_ip)
         if session_id not in self._sessions:
             known = ", ".join(self._sessions) or "none"
-            raise SessionError(f"no session {session_id!r}; open: {known}")
+            raise SessionError(f"no session {session_id[:100]}; open: {known}")
         return self._sessions[session_id]
 
     async def create(self, session_id: str, computer_ip: str | None = None) -> Session:

@@ -63,6 +63,7 @@ class Shell:
         self.alive = False
         self._pid = 0
         self._failure = ""
+        self._token = secrets.token_hex(16)  # of the report that is awaited
         self._mark = b""  # set while waiting for it to be printed
         self._held = b""  # the end of what was read: it may be the beginning of the mark
         self._over = asyncio.Event()
@@ -136,10 +137,11 @@ class Shell:
             SessionError: the shell has just died.
         """
         self._over.clear()
+        self._token = secrets.token_hex(16)  # a shell's own loop could find and write to the pipe
         # two lines: an interrupt throws away the rest of its line, and must not take the report along
         self._send(
             f"builtin eval {quoted(command)} 0</dev/tty {guard.REPORTS_FD}>&-",
-            f"builtin printf 'done %d\\n' \"$?\" >&{guard.REPORTS_FD}",
+            f"builtin printf '{self._token} %d\\n' \"$?\" >&{guard.REPORTS_FD}",
         )
 
     def type(self, text: str) -> None:
@@ -232,8 +234,7 @@ class Shell:
         if not data:
             self._loop.remove_reader(self._reports)
             return
-        # the shell writes one short line a command; anything else is not from it
-        if match := re.fullmatch(rb"done (\d+)\n", data):
+        if match := re.search(rf"{self._token} (\d+)\n".encode(), data):
             self._exit_code = int(match.group(1))
             self._ask_for_mark()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import itertools
 import os
 import re
 from collections.abc import Collection, Sequence
@@ -19,7 +18,6 @@ from typing import Any
 import msgspec
 
 from hpc.config.base import Config
-from hpc.config.explain import composition_error, validation_error
 from hpc.core.errors import ConfigError
 from hpc.core.locate import data_dir
 
@@ -93,6 +91,8 @@ def _raw(kind: str, overrides: Sequence[str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    from hpc.config.explain import composition_error
+
     _search_sites()
     groups = sorted(set(list_configs()) - {""})
     wanted = [_as_hydra(override, groups) for override in overrides]
@@ -101,7 +101,7 @@ def _raw(kind: str, overrides: Sequence[str]) -> dict[str, Any]:
             composed = hydra_compose(config_name=kind, overrides=wanted)
         value = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise composition_error(kind, error, groups) from error
+        raise composition_error(kind, schema(kind), error) from error
     if not isinstance(value, dict):
         raise ConfigError(f"{kind}.yaml does not hold a mapping")
     return {str(key): item for key, item in value.items()}
@@ -118,11 +118,14 @@ def compose(kind: str, overrides: Sequence[str] = ()) -> Any:
         ConfigError: an unknown key or option, a wrong type or a missing value; one line with the
             dotted path and the fix.
     """
+    from hpc.config.explain import validation_error
+
     struct = schema(kind)
+    value = _raw(kind, overrides)
     try:
-        return msgspec.convert(_raw(kind, overrides), struct)
+        return msgspec.convert(value, struct)
     except msgspec.ValidationError as error:
-        raise _explain(kind, error) from None
+        raise validation_error(kind, struct, value, error) from None
 
 
 def to_builtins(config: Config) -> dict[str, Any]:

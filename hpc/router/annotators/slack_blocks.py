@@ -16,7 +16,7 @@ import jinja2
 import msgspec
 
 from hpc.core.locate import data_dir
-from hpc.router.annotators.slack_text import CONTEXT, FALLBACK, HEADER, SECTION, cut, cut_middle, escape, shown
+from hpc.router.annotators.slack_text import FALLBACK, HEADER, SECTION, cut, cut_middle, escape, shown
 from hpc.router.desk import AlertCard, EpisodeCard, GuidanceCard, Post
 
 MAX_CHARACTERS = 12_500  # Slack refuses a message somewhat above this sum over all its texts
@@ -24,7 +24,6 @@ ACTION_CHARACTERS = 300
 OBSERVATION_CHARACTERS = 1200
 QUOTE_CHARACTERS = 280
 EARLIER = 5  # pieces of earlier guidance shown with an alert
-MODAL_REASON = 1500
 METADATA_EVENT = "apollo_post"
 
 GUIDE = "apollo_guide"
@@ -107,7 +106,7 @@ class Blocks:
                 card=card,
                 detector=cut(shown(card.detector), 100),
                 score=f"{card.score:.2f}",
-                reason=cut(shown(card.reason) or "no reason given", SECTION // 2),
+                reason=cut(shown(card.reason) or "no reason given", SECTION),
                 steps=steps,
                 earlier=[cut(shown(text), QUOTE_CHARACTERS) for text in card.earlier_guidance[-EARLIER:] if text],
                 is_open=card.state in ("open", "answered"),
@@ -134,7 +133,7 @@ class Blocks:
         return self._render(
             "guide",
             episode=cut(shown(card.episode), 200),
-            reason=cut(shown(card.reason), MODAL_REASON) or "no reason given",
+            reason=cut(shown(card.reason), SECTION) or "no reason given",
             private=_Literal(json.dumps({"alert": card.alert, "episode": card.episode})),
         )
 
@@ -164,6 +163,3 @@ def characters(value: Any) -> int:
     if isinstance(value, list):
         return sum(characters(item) for item in value)
     return 0
-
-
-__all__ = ["CONTEXT", "Blocks", "Message", "characters", "metadata"]

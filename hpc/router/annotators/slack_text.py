@@ -10,8 +10,7 @@ from hpc.router.annotators.redact import redact
 # Slack's limits, in characters (docs.slack.dev/reference/block-kit).
 HEADER = 150
 SECTION = 3000
-CONTEXT = 2000
-FALLBACK = 1000
+FALLBACK = 1000  # our own: a notification shows less
 SCANNED = 100_000  # longer text is cut before it is searched for secrets
 
 _INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]")
@@ -27,12 +26,23 @@ def shown(text: str) -> str:
 
 
 def cut(text: str, limit: int) -> str:
-    """At most ``limit`` characters, the end replaced by an ellipsis."""
-    return text if len(text) <= limit else text[: max(limit - 1, 0)].rstrip() + "…"
+    """At most ``limit`` characters once escaped, the end replaced by an ellipsis."""
+    if len(escape(text)) <= limit:
+        return text
+    kept, room = [], limit - 1
+    for character in text[:limit]:
+        room -= len(escape(character))
+        if room < 0:
+            break
+        kept.append(character)
+    return "".join(kept).rstrip() + "…"
 
 
 def cut_middle(text: str, limit: int) -> str:
-    """At most ``limit`` characters: the beginning and, twice as long, the end, where outcomes stand."""
+    """At most ``limit`` characters: the beginning and, twice as long, the end, where outcomes stand.
+
+    For literal text only: it does not count what escaping would add.
+    """
     if len(text) <= limit:
         return text
     head = (limit - 3) // 3

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from hpc.config.base import Config
 
 
@@ -18,11 +20,11 @@ class RuntimeConfig(Config):
     $HPC_SERVE_VENV/bin/vllm, else .venv-serve/bin/vllm beside the checkout, else vllm on PATH."""
     image: str | None = None
     """Container image, for kind container."""
-    launcher: list[str] = []
+    launcher: list[str] = msgspec.field(default_factory=list)
     """Command in front of the image, such as [apptainer, exec, --nv]."""
-    args: list[str] = []
+    args: list[str] = msgspec.field(default_factory=list)
     """Arguments for vLLM that this kind of hardware needs."""
-    env: dict[str, str] = {}
+    env: dict[str, str] = msgspec.field(default_factory=dict)
     """Environment variables for vLLM that this kind of hardware needs."""
 
     def __post_init__(self) -> None:

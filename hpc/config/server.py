@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from hpc.config.base import Config
 from hpc.config.cluster import ClusterConfig
 from hpc.config.model import ModelConfig
@@ -19,7 +21,7 @@ class ServerConfig(Config):
     """vllm: jobs of this run serve it; external: it is there already."""
     replicas: int = 1
     """Servers with the same weights; episodes are spread over them."""
-    urls: list[str] = []
+    urls: list[str] = msgspec.field(default_factory=list)
     """external: base URLs that end in /v1."""
     run: str | None = None
     """external: run directory of `hpc server launch` whose server of this name is used, instead of
@@ -41,9 +43,9 @@ class ServerConfig(Config):
     """vLLM's parser of tool calls for this model; None: tools are not parsed."""
     chat_template: str | None = None
     """File with a Jinja chat template; None: the tokenizer's own."""
-    extra_args: list[str] = []
+    extra_args: list[str] = msgspec.field(default_factory=list)
     """Further arguments for `vllm serve`; they come last and win."""
-    env: dict[str, str] = {}
+    env: dict[str, str] = msgspec.field(default_factory=dict)
     """Further environment variables for the server."""
     token_ids: bool = True
     """Ask for token ids and log-probabilities; false for endpoints that are not vLLM. Training needs

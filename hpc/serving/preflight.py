@@ -57,6 +57,14 @@ def resolve_model(path: str) -> str:
     return str(folder)
 
 
+def resolve_tokenizer(path: str | None) -> str | None:
+    """The absolute folder of a tokenizer, or the hub id as it is."""
+    if path is None:
+        return None
+    folder = data_dir("models") / path.removeprefix(SHIPPED) if path.startswith(SHIPPED) else Path(path).expanduser()
+    return str(folder.absolute()) if folder.is_dir() else path
+
+
 def _shipped() -> list[str]:
     return sorted(entry.parent.name for entry in data_dir("models").glob("*/config.json"))
 

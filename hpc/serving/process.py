@@ -21,11 +21,13 @@ from hpc.core.errors import MissingExtra, ServingError
 log = logging.getLogger(__name__)
 
 TAIL_BYTES = 64 * 1024
+LONGEST_REASON = 300
+RECENT_LINES = 300  # an error further up belongs to a request long answered
 _CHILD = Path(__file__).with_name("child.py")
 _ERROR = re.compile(r"(?:^|\s)((?:[\w.]*\.)?\w*(?:Error|Exception|Exit)): (.+)")
-_DETAIL = re.compile(r"^\s+(Value error|Assertion failed), (.*)")
+_DETAIL = re.compile(r"^\s+(?:Value error|Assertion failed), (.*)")  # pydantic puts the message below
 _PREFIX = re.compile(r"^\([\w:]+(?: pid=\d+)?\) ?")
-_ECHOES = ("Engine core initialization failed", "Engine process failed", "EngineDeadError", "cancelled")
+_ECHOES = ("Engine core initialization failed", "Engine process failed", "EngineDeadError")
 """Errors that only repeat that another process failed; its own error, further up, says why."""
 
 
@@ -115,9 +117,10 @@ class ServerProcess:
     def why(self) -> str:
         """The reason of a failure on one line, read from this start's part of the log."""
         code = self._child.poll()
-        how = "" if code is None else f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+        ending = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with status {code}"
+        how = "does not answer" if code is None else ending
         reason = failure_reason(self.tail())
-        return f"{reason} ({how})" if reason and how else reason or how or "no answer"
+        return f"the server {how}: {reason}" if reason else f"the server {how}"
 
     def tail(self) -> str:
         """The end of what this start has logged."""
@@ -185,22 +188,20 @@ def failure_reason(text: str) -> str:
     Returns the empty string when the log holds no error.
     """
     lines = [_PREFIX.sub("", line).rstrip() for line in text.splitlines()]
-    found = [
-        (f"{match.group(1).rsplit('.', 1)[-1]}: {match.group(2)}", position)
-        for position, line in enumerate(lines)
-        if (match := _ERROR.search(line)) and not any(echo in line for echo in _ECHOES)
-    ]
-    if not found:
-        usage = [line for line in lines if ": error: " in line]
-        return usage[-1].split(": error: ", 1)[1][:300] if usage else ""
-    reason, position = found[-1]
-    if detail := next((match for line in lines[position + 1 : position + 3] if (match := _DETAIL.match(line))), None):
-        reason = detail.group(2).split(" [type=", 1)[0]
-    return reason[:300]
+    errors = [(match, position) for position, line in enumerate(lines) if (match := _ERROR.search(line))]
+    recent = [found for found in errors if found[1] >= len(lines) - RECENT_LINES]
+    causes = [found for found in recent if not any(echo in found[0].group() for echo in _ECHOES)]
+    if not errors:
+        usage = [line.split(": error: ", 1)[1] for line in lines if ": error: " in line]
+        return usage[-1][:LONGEST_REASON] if usage else ""
+    match, position = (causes or errors)[-1]
+    reason = f"{match.group(1).rsplit('.', 1)[-1]}: {match.group(2)}"
+    details = [detail for line in lines[position + 1 : position + 3] if (detail := _DETAIL.match(line))]
+    if details:
+        reason = details[0].group(1).split(" [type=", 1)[0]
+    return reason[:LONGEST_REASON]
 
 
 def is_port_clash(text: str) -> bool:
     """Whether a server says that its port was taken."""
     return "address already in use" in text.lower()
-
-

@@ -167,6 +167,7 @@ class Supervisor:
         return _Command(
             program=preflight.vllm_program(self.runtime),
             model_path=preflight.resolve_model(self.model.path),
+            model=msgspec.structs.replace(self.model, tokenizer=preflight.resolve_tokenizer(self.model.tokenizer)),
             server=msgspec.structs.replace(self.server, chat_template=template),
             env=vllm_env(self.runtime, self.server, scratch=scratch, api_key=key),
             api_key=key,
@@ -187,7 +188,7 @@ class Supervisor:
             self._port.release()  # this server cannot share a held port: it must win the race
         argv = vllm_argv(
             command.program,
-            self.model,
+            command.model,
             command.server,
             self.runtime,
             model_path=command.model_path,
@@ -212,9 +213,7 @@ class Supervisor:
                 return "restart"
             return self._health.broken(self._process.why())
         if self._health.booting and self._clock() - self._booted_at > self.server.ready_timeout:
-            return self._health.broken(
-                f"no token within {self.server.ready_timeout:g} s of the start: {self._process.why()}"
-            )
+            return self._health.broken(f"no token within {self.server.ready_timeout:g} s: {self._process.why()}")
         if self._probe is None:
             if self._clock() >= self._probe_due:
                 self._probe = executor.submit(self._prober.generate)
@@ -320,6 +319,7 @@ class _Command(msgspec.Struct, frozen=True, kw_only=True):
 
     program: list[str]
     model_path: str
+    model: ModelConfig
     server: ServerConfig
     env: dict[str, str]
     api_key: str

@@ -7,7 +7,7 @@ returns a handle.
 
 Answers are scripted: ``POST /stub`` takes ``{"answers": [ANSWER, …], "default": ANSWER}``; each
 completion uses up one answer, then the default is given for ever. One-token requests (a probe) are
-never taken from the script, but follow the default's ``status``, ``delay`` and ``hang``. ANSWER has
+never taken from the script, but follow the default's ``status``, ``message``, ``delay`` and ``hang``. ANSWER has
 
     text, tools: [[name, arguments], …], finish_reason      what is said
     logprobs: false · token_ids: false                      what is left out
@@ -36,6 +36,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+PROBED = ("status", "message", "delay", "hang")
 END = 256
 """The end-of-turn token; the others are the bytes of the text."""
 
@@ -60,7 +61,7 @@ class Stub(ThreadingHTTPServer):
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
         """The scripted answer to a completion request."""
         if body.get("max_tokens") == 1:
-            kept = {key: value for key, value in self.default.items() if key in ("status", "delay", "hang")}
+            kept = {key: value for key, value in self.default.items() if key in PROBED}
             return {"text": "o", "finish_reason": "length", **kept}
         with self.lock:
             self.requests.append(body)
@@ -205,8 +206,7 @@ class StubHandle:
         return int(self._state()["in_flight"])
 
     def _state(self) -> dict[str, Any]:
-        with urllib.request.urlopen(f"{self.url.removesuffix('/v1')}/stub", timeout=10) as response:
-            return dict(json.load(response))
+        return stub_state(self.url)
 
     def kill(self) -> None:
         """kill -9."""
@@ -222,6 +222,12 @@ def script_stub(url: str, *answers: dict[str, Any], default: dict[str, Any] | No
     request = urllib.request.Request(f"{url.removesuffix('/v1')}/stub", json.dumps(body).encode(), method="POST")
     with urllib.request.urlopen(request, timeout=10):
         pass
+
+
+def stub_state(url: str) -> dict[str, Any]:
+    """``requests`` so far and how many are ``in_flight``."""
+    with urllib.request.urlopen(f"{url.removesuffix('/v1')}/stub", timeout=10) as response:
+        return dict(json.load(response))
 
 
 @contextlib.contextmanager
@@ -243,7 +249,7 @@ def write_program(folder: Path, **environment: str) -> Path:
     """An executable in ``folder`` that can stand in for vLLM's."""
     exports = "".join(f"export {name}='{value}'\n" for name, value in environment.items())
     path = folder / "vllm"
-    path.write_text(f"#!/bin/sh\n{exports}exec {sys.executable} {Path(__file__).resolve()} \"$@\"\n")
+    path.write_text(f'#!/bin/sh\n{exports}exec {sys.executable} {Path(__file__).resolve()} "$@"\n')
     path.chmod(0o755)
     return path
 

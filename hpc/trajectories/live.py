@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import threading
 import time
@@ -45,14 +46,16 @@ class LiveView:
         self._queue: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
         self._tabulator = Tabulator()
         self._file: Any = None
+        self._datasets: dict[str, Any] = {}
         self._thread = threading.Thread(
             target=self._run, args=(list(records), list(replaces)), name=f"live view {path.name}", daemon=True
         )
         self._thread.start()
 
     def put(self, record: Record) -> None:
-        """Mirror one more record, soon."""
-        self._queue.put(record)
+        """Mirror one more record, soon (unless the view was given up)."""
+        if self._thread.is_alive():
+            self._queue.put(record)
 
     def close(self) -> None:
         """Write what is left and close the file."""
@@ -68,7 +71,12 @@ class LiveView:
             while self._write(self._next_batch()):
                 pass
         except Exception as error:  # a view must not harm its episode, whatever HDF5 says
-            log.warning("live view %s given up: %s", self.path, error)
+            log.warning("live view %s given up: %s", self.path, " ".join(str(error).split())[:200])
+            if self._file is not None:
+                _divert(self._file)
+            for path in (self.path, temporary_of(self.path)):  # a view that stands still would deceive
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
         finally:
             if self._file is not None:
                 with contextlib.suppress(Exception):
@@ -87,11 +95,9 @@ class LiveView:
     def _create(self, records: list[Record]) -> None:
         temporary = temporary_of(self.path)
         temporary.unlink(missing_ok=True)
-        self._file = h5py.File(temporary, "w", libver=LIBVER, locking=False)
-        write_attributes(self._file, records[:1])
-        for name, dtype in {**TABLES, **ARRAYS}.items():
-            chunk = TABLE_CHUNK_ROWS if name in TABLES else ARRAY_CHUNK_BYTES // dtype.itemsize
-            self._file.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(chunk,))
+        temporary.write_bytes(_empty_view(records))
+        self._file = h5py.File(temporary, "r+", libver=LIBVER, locking=False)
+        self._datasets = {name: self._file[name] for name in (*TABLES, *ARRAYS)}  # kept open: closing one writes
         self._file.swmr_mode = True
         self._write([*records])
         temporary.replace(self.path)
@@ -105,12 +111,35 @@ class LiveView:
         for data in (batch.arrays, batch.tables):  # a row must never point to what is not there yet
             for name, new in data.items():
                 if len(new):
-                    dataset = self._file[name]
+                    dataset = self._datasets[name]
                     start = len(dataset)
                     dataset.resize((start + len(new),))
                     dataset[start:] = new
                     dataset.flush()
         return not records or records[-1] is not None
+
+
+def _empty_view(records: Sequence[Record]) -> bytes:
+    """A view without rows, made in memory: HDF5 must not meet a full disk (see `_divert`)."""
+    with h5py.File("view", "w", driver="core", backing_store=False, libver=LIBVER) as file:
+        write_attributes(file, records[:1])
+        for name, dtype in {**TABLES, **ARRAYS}.items():
+            chunk = TABLE_CHUNK_ROWS if name in TABLES else ARRAY_CHUNK_BYTES // dtype.itemsize
+            file.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(chunk,))
+        file.flush()
+        image: bytes = file.id.get_file_image()
+    return image
+
+
+def _divert(file: Any) -> None:
+    """Let what HDF5 still wants to write go nowhere.
+
+    After a write that failed (a full disk) HDF5 cannot close the file, and crashes the process at
+    its exit. With the null device in the file descriptor's place it closes in peace.
+    """
+    nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(nowhere, file.id.get_vfd_handle())
+    os.close(nowhere)
 
 
 def temporary_of(path: Path) -> Path:

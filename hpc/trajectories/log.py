@@ -73,7 +73,7 @@ def read_log(path: Path) -> LogContents:
     try:
         return parse_log(path.read_bytes())
     except FileNotFoundError as error:
-        raise TrajectoryIncomplete(f"no trajectory at {path}", "has the episode started?") from error
+        raise TrajectoryIncomplete(f"no trajectory at {path}", "name a sealed .h5 file, a log or RUN/INDEX") from error
     except OSError as error:
         raise TrajectoryIncomplete(f"cannot read {path}: {error.strerror}", "mend its permissions or disk") from error
 

@@ -124,7 +124,9 @@ class Trajectory:
                 if log.exists():  # otherwise it was sealed meanwhile
                     raise
         if not sealed.exists():
-            raise TrajectoryIncomplete(f"episode {index} of {run.name} has no trajectory yet", "has it started?")
+            raise TrajectoryIncomplete(
+                f"episode {index} of {run.name} has no trajectory yet", f"see `hpc episodes status {run.name}`"
+            )
         return cls._open_path(sealed)
 
     @classmethod
@@ -222,6 +224,19 @@ def is_hdf5(path: Path) -> bool:
         raise TrajectoryIncomplete(f"no trajectory at {path}", "name a sealed .h5 file, a log or RUN/INDEX") from error
     except OSError as error:
         raise TrajectoryIncomplete(f"cannot read {path}: {error.strerror}", "mend its permissions or disk") from error
+
+
+def stored_episodes(run: RunDir) -> list[int]:
+    """Indices of the episodes of a run that have a trajectory, sealed or not."""
+    sealed = {int(path.stem) for path in run.trajectory(0).parent.glob("*.h5") if path.stem.isdecimal()}
+    folders = (path for path in run.episode(0).parent.glob("*") if path.name.isdecimal())
+    return sorted(sealed | {int(path.name) for path in folders if run.log(int(path.name)).exists()})
+
+
+def path_of(run: RunDir, index: int) -> Path:
+    """The file that holds an episode's trajectory now: the sealed one, else the log."""
+    sealed = run.trajectory(index)
+    return sealed if sealed.exists() else run.log(index)
 
 
 def follow(run: RunDir, index: int, *, poll_seconds: float = 0.5) -> Iterator[Record]:

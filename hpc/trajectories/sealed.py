@@ -116,7 +116,8 @@ def guarded(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
-        reason = " ".join(str(error).split())[:200]
+        said = error.args[0] if isinstance(error, KeyError) and error.args else error  # str() would quote it
+        reason = " ".join(str(said).split())[:200]
         raise TrajectoryIncomplete(f"{path} is damaged: {what}: {reason}", check_hint(path)) from error
 
 

@@ -1,0 +1,208 @@
+"""What is whole in a stored trajectory and what is not. Never raises for a bad file: it says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from hpc.core.errors import TrajectoryError
+from hpc.trajectories.log import read_log, require_whole
+from hpc.trajectories.order import RecordOrder
+from hpc.trajectories.reader import is_hdf5
+from hpc.trajectories.records import (
+    ActionTaken,
+    AttemptStarted,
+    GuidanceApplied,
+    Observed,
+    OutcomeReached,
+    Record,
+)
+from hpc.trajectories.sealed import RECORD_TABLES, StoredFile
+
+State = Literal["whole", "damaged", "unreadable"]
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that is wrong.
+
+    ``kind``: unreadable (nothing can be read), bytes (stored data changed or missing), order
+    (records repeated, missing or out of place), unobserved (an action without its observation),
+    lengths (tokens and log-probabilities do not match), guidance (applied twice).
+    """
+
+    kind: Literal["unreadable", "bytes", "order", "unobserved", "lengths", "guidance"]
+    detail: str
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """The verdict on one file. ``steps`` and ``records`` count what is whole; ``notes`` are normal
+    for an episode that has not ended."""
+
+    path: str
+    form: Literal["sealed", "log", "unknown"]
+    state: State
+    steps: int = 0
+    records: int = 0
+    findings: list[Finding] = []
+    notes: list[str] = []
+
+
+def check(path: Path) -> Report:
+    """Read everything in a sealed file or a log and report every kind of damage."""
+    try:
+        return _check_sealed(path) if is_hdf5(path) else _check_log(path)
+    except TrajectoryError as error:
+        return Report(
+            path=str(path), form="unknown", state="unreadable", findings=[Finding("unreadable", error.message)]
+        )
+
+
+def check_records(records: Sequence[Record]) -> list[Finding]:
+    """What is wrong with whole records that should make up a trajectory. Pure."""
+    return [*_order(records), *_contents(records)]
+
+
+def _check_log(path: Path) -> Report:
+    contents = read_log(path)
+    if not contents.records:
+        require_whole(path, contents)
+    findings = check_records(contents.records)
+    notes = [] if _has_outcome(contents.records) else ["no outcome yet"]
+    if contents.damage:
+        findings.insert(0, Finding("bytes", contents.damage))
+    elif contents.tail and contents.torn:
+        notes.append(f"torn tail of {contents.tail} bytes: never acknowledged, cut off when the episode goes on")
+    elif contents.tail:
+        findings.insert(
+            0, Finding("bytes", f"the last {contents.tail} bytes, from byte {contents.size}, are no record")
+        )
+    return _report(path, "log", contents.records, findings, notes)
+
+
+def _check_sealed(path: Path) -> Report:
+    with StoredFile.open(path) as file:
+        if not file.is_sealed():
+            return Report(
+                path=str(path),
+                form="unknown",
+                state="unreadable",
+                findings=[Finding("unreadable", "a live view; check its episode as RUN/INDEX")],
+            )
+        records: list[Record] = []
+        findings: list[Finding] = []
+        for piece in _pieces(file):
+            if isinstance(piece, Finding):
+                findings.append(piece)
+            else:
+                records.append(piece)
+        if findings:  # order cannot be told from what is left
+            findings += _contents(records)
+        else:
+            findings = check_records(records)
+            try:
+                file.verify()
+            except TrajectoryError as error:
+                findings.insert(0, Finding("bytes", _detail(error, path)))
+    notes = [] if findings or _has_outcome(records) else ["no outcome"]
+    return _report(path, "sealed", records, findings, notes)
+
+
+def _pieces(file: StoredFile) -> Iterator[Record | Finding]:
+    """Every record that can be read, by order as far as that is known, and every one that cannot."""
+    placed: list[tuple[int, Record]] = []
+    for name in RECORD_TABLES:
+        try:
+            orders = file.table(name)["order"]
+        except TrajectoryError as error:
+            yield Finding("bytes", _detail(error, file.path))
+            continue
+        for row, order in enumerate(orders):
+            try:
+                placed.append((int(order), file.record(name, row)))
+            except TrajectoryError as error:
+                yield Finding("bytes", _detail(error, file.path))
+    try:
+        for row, at in enumerate(file.table("steps")):
+            try:
+                taken, observed = file.step(row)
+            except TrajectoryError as error:
+                yield Finding("bytes", _detail(error, file.path))
+                continue
+            placed.append((int(at["order"]), taken))
+            if observed is not None:
+                placed.append((int(at["observed_order"]), observed))
+        for row in range(len(file.table("evaluations"))):
+            file.evaluation_message(row)
+    except TrajectoryError as error:
+        yield Finding("bytes", _detail(error, file.path))
+    for _, record in sorted(placed, key=lambda pair: pair[0]):
+        yield record
+
+
+def _report(
+    path: Path, form: Literal["sealed", "log"], records: list[Record], findings: list[Finding], notes: list[str]
+) -> Report:
+    state: State = "whole" if not findings else "damaged" if records else "unreadable"
+    steps = sum(isinstance(record, Observed) for record in records)
+    return Report(
+        path=str(path),
+        form=form,
+        state=state,
+        steps=steps,
+        records=len(records),
+        findings=findings,
+        notes=notes,
+    )
+
+
+def _order(records: Sequence[Record]) -> Iterator[Finding]:
+    order = RecordOrder()
+    for record in records:
+        problem = order.problem(record)
+        if problem:
+            kind: Literal["unobserved", "order"] = "unobserved" if order.awaiting else "order"
+            yield Finding(kind, problem)
+        order.take(record)
+    outcome = next((record for record in records if isinstance(record, OutcomeReached)), None)
+    if outcome is None:
+        return
+    if order.awaiting and outcome.status != "failed":
+        yield Finding("unobserved", f"step {order.step} has no observation, yet the episode {outcome.status}")
+    if outcome.steps != order.step:
+        yield Finding("order", f"the outcome counts {outcome.steps} steps, the last one is {order.step}")
+
+
+def _contents(records: Sequence[Record]) -> Iterator[Finding]:
+    applied: dict[str, int] = {}
+    epoch = context = 0
+    for record in records:
+        if isinstance(record, ActionTaken):
+            answer, logprobs = len(record.token_ids), len(record.logprobs)
+            if logprobs not in (0, answer):  # an engine may give none
+                yield Finding("lengths", f"step {record.step} has {answer} tokens and {logprobs} log-probabilities")
+            if record.shared_tokens > context:
+                yield Finding(
+                    "lengths", f"step {record.step} shares {record.shared_tokens} tokens with a context of {context}"
+                )
+            context = record.shared_tokens + len(record.new_prompt_ids) + answer
+        elif isinstance(record, GuidanceApplied):
+            if record.id in applied:
+                yield Finding(
+                    "guidance", f"{record.id} was applied at step {applied[record.id]} and {record.applied_step}"
+                )
+            applied.setdefault(record.id, record.applied_step)
+        elif isinstance(record, AttemptStarted):
+            if record.epoch <= epoch:
+                yield Finding("order", f"attempt {record.epoch} after attempt {epoch}")
+            epoch = record.epoch
+
+
+def _has_outcome(records: Sequence[Record]) -> bool:
+    return any(isinstance(record, OutcomeReached) for record in records)
+
+
+def _detail(error: TrajectoryError, path: Path) -> str:
+    return error.message.removeprefix(f"{path} is damaged: ")

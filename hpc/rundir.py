@@ -68,6 +68,17 @@ class RunDir:
         """The element manifest of the job (array) called ``job``."""
         return self.root / "elements" / f"{job}.json"
 
+    def element_results(self, job: str) -> Path:
+        """Folder of the outcomes of the elements of ``job``, one file per index."""
+        return self.root / "elements" / job
+
+    def element_result(self, job: str, index: int) -> Path:
+        return self.element_results(job) / f"{index}.json"
+
+    def job_logs(self, job: str) -> Path:
+        """Folder of the logs of the elements of ``job``."""
+        return self.logs / job
+
     # ---- serving
     def endpoints(self, server: str) -> Path:
         return self.root / "endpoints" / server

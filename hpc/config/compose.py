@@ -85,6 +85,7 @@ def _as_hydra(override: str, groups: Collection[str]) -> str:
 
 
 def _raw(kind: str, overrides: Sequence[str]) -> dict[str, Any]:
+    import yaml
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
@@ -102,6 +103,8 @@ def _raw(kind: str, overrides: Sequence[str]) -> dict[str, Any]:
         value = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise composition_error(kind, schema(kind), error) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not YAML: {' '.join(str(error).split())}", "mend that file") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{kind}.yaml does not hold a mapping")
     return {str(key): item for key, item in value.items()}

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from hpc.config.drift import DriftConfig
+from hpc.drift import DRIFT_DETECTORS
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"repetition": {"times": 1}},
+        {"repetition": {"times": 5, "window": 4}},
+        {"error_streak": {"errors": 0}},
+        {"monitoring": {"polls": 1}},
+        {"malformed": {"answers": 0}},
+        {"no_progress": {"steps": 0}},
+        {"failure_streak": {"attempts": 1}},
+        {"failure_streak": {"pattern": "("}},
+        {"budget_burn": {"lead": 0}},
+        {"budget_burn": {"weight": 1.5}},
+        {"ask": {"every": 0}},
+        {"milestone": {"marks": [0.5, 1.5]}},
+        {"combined_at": 0},
+        {"release": 0.6},
+        {"repeat_after": 0},
+        {"cooldown": -1},
+    ],
+    ids=str,
+)
+def test_a_value_without_a_meaning_is_refused_by_name(value: dict[str, object]) -> None:
+    ((name, inner),) = value.items()
+    field = next(iter(inner)) if isinstance(inner, dict) else name
+    if inner == {"times": 5, "window": 4}:
+        field = "window"
+    with pytest.raises(msgspec.ValidationError, match=field):
+        msgspec.convert(value, DriftConfig)
+
+
+@pytest.mark.parametrize("name", DRIFT_DETECTORS)
+def test_every_detector_has_a_section_with_a_switch_and_a_weight(name: str) -> None:
+    section = getattr(DriftConfig(), name)
+    assert section.enabled is True and 0 < section.weight <= 1

@@ -121,10 +121,10 @@ class SlackFrontend:
             ) from declined
         name = channel.get("name")
         if channel.get("is_archived"):
-            raise AnnotatorError(f"the Slack channel {channel.get('name')} is archived", "choose another channel")
+            raise AnnotatorError(f"the Slack channel {name} is archived", "choose another channel")
         if not channel.get("is_member"):
             raise AnnotatorError(
-                f"the Slack app is no member of {channel.get('name')}", "invite it there: /invite @apollo"
+                f"the Slack app is no member of {name}", "invite it there: /invite @apollo"
             )
         return channel
 

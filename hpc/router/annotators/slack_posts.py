@@ -130,8 +130,10 @@ class Publisher:
         thread = message_of(card.thread or "")
         if post.kind == "thread":
             await self._post_once(post, lane, self._channel, None, self._blocks.board(card))
-        elif thread is None:
+        elif card.thread is None:
             self._hold(post, LookupError("its thread is not open yet"))
+        elif thread is None:
+            self._drop(post, "its thread is not in Slack")
         elif post.kind == "board":
             lane.take()
             await self._web.update(*thread, self._blocks.board(card))

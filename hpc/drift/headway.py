@@ -15,6 +15,8 @@ from hpc.trajectories.records import DriftSignal, StepView
 
 PLACE_LINES = 3
 """A failure's place is told by so many last lines of its observation."""
+COMPARED = 1000
+"""Characters of arguments and of a place that are compared; whole files may be arguments."""
 
 
 class Budget(msgspec.Struct, frozen=True):
@@ -76,7 +78,7 @@ def failure_streak(history: History, config: FailureStreakConfig) -> DriftSignal
             if not view.polling:
                 streaks.pop(stuck_at.pop(_attempt(view), ("", "")), None)
             continue
-        place = (view.action, mask(failure))
+        place = (view.action, mask(failure[-COMPARED:]))
         if (before := stuck_at.get(_attempt(view))) not in (None, place):
             streaks.pop(before, None)
         stuck_at[_attempt(view)] = place
@@ -124,7 +126,7 @@ def budget_burn(history: History, config: BudgetBurnConfig, budget: Budget) -> D
 
 def _attempt(view: StepView) -> tuple[str, str]:
     """What counts as the same attempt: the action and its arguments apart from numbers."""
-    return view.action, mask(view.arguments)
+    return view.action, mask(view.arguments[:COMPARED])
 
 
 def _failure(view: StepView, pattern: str) -> str | None:

@@ -7,7 +7,7 @@ import math
 from hpc.config.drift import DriftConfig
 from hpc.drift.detectors import LIMIT, drift_detectors
 from hpc.drift.headway import Budget
-from hpc.drift.history import History
+from hpc.drift.history import History, exit_code
 from hpc.drift.notices import ask, milestone
 from hpc.trajectories.records import DriftSignal, StepView
 
@@ -24,8 +24,8 @@ class DriftMonitor:
       ``repeat_after``, until so many steps have passed; it always needs evidence newer than that
       of its last alert.
     - ``cooldown`` steps lie between two drift alerts, unless progress was made since the first.
-    - Nothing is raised at a step that saw a job move: waiting is no drift. It is raised later if
-      it still holds.
+    - Nothing is raised at a step that saw a running job move: waiting is no drift. It is raised
+      later if it still holds.
     - The agent's own requests go before drift, milestones after it; neither knows the cool-down.
 
     The same steps always give the same alerts: to resume, make a new monitor and `observe` the
@@ -100,7 +100,8 @@ class DriftMonitor:
         )
 
     def _drift_alert(self, view: StepView, signals: list[DriftSignal]) -> DriftSignal | None:
-        if (view.polling and view.job_progressed) or self._is_cooling(view):
+        waiting = view.polling and view.job_progressed and exit_code(view.observation) is None
+        if waiting or self._is_cooling(view):
             return None
         due = [signal for signal in signals if signal.score >= LIMIT and self._is_ready(signal, view)]
         if not due:

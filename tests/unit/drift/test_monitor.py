@@ -187,6 +187,15 @@ def test_nothing_is_raised_while_a_job_moves() -> None:
     assert steps_of(watch(config, waiting.run("python eval.py", "0").views)) == [25]
 
 
+def test_the_end_of_a_failed_job_is_no_waiting() -> None:
+    config = DriftConfig(failure_streak=FailureStreakConfig(attempts=2), **QUIET)  # type: ignore[arg-type]
+    episode = Episode()
+    for _ in range(2):
+        episode.run("python train.py", "started in session s1").poll("step 1\n[running]", moved=True)
+        episode.poll("CUDA out of memory\n[exit 1]", moved=True)
+    assert steps_of(watch(config, episode.views)) == [6]
+
+
 def test_several_weak_signs_add_up() -> None:
     config = DriftConfig(
         repetition=RepetitionConfig(times=4, weight=1.0),

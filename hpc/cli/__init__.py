@@ -47,8 +47,7 @@ class _Nouns(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            error.message = f"{error.message} Known: {', '.join(sorted(NOUNS))}."
-            raise
+            raise click.UsageError(f"{error.format_message()} Known: {', '.join(sorted(NOUNS))}.", ctx) from error
 
 
 @click.group(

@@ -44,6 +44,8 @@ def list_(as_json: bool = False) -> None:
     """List the kinds and the options of every group.
 
     Folders named by HPC_CONFIG_PATH (colon-separated) are searched first.
+
+    Example: hpc config list --json
     """
     from hpc.config import list_configs
 

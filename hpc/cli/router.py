@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 @runs_option
 @click.pass_context
 def router(ctx: click.Context, runs_root: Path) -> None:
-    """Start, watch and stop a run's guidance router. Without a verb: the status of the newest run's."""
+    """Start, watch and stop a run's guidance router. Without a verb: the status of the newest run's.
+
+    Example: hpc router status my-run
+    """
     if ctx.invoked_subcommand is None:
         ctx.invoke(status, run_name=None, runs_root=runs_root)
 

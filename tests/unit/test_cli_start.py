@@ -68,13 +68,13 @@ def test_every_noun_shows_an_example(noun: str) -> None:
 
 
 @pytest.mark.parametrize("noun", sorted(NOUNS))
-def test_every_verb_says_what_it_does(noun: str) -> None:
+def test_every_verb_says_what_it_does_and_shows_an_example(noun: str) -> None:
     group = cli.get_command(click.Context(cli), noun)
     assert group is not None
     for verb, command in getattr(group, "commands", {}).items():
         shown = CliRunner().invoke(cli, [noun, verb, "--help"])
         assert shown.exit_code == 0, shown.output
-        assert command.help, f"hpc {noun} {verb} has no help"
+        assert command.help and "Example" in shown.output, f"hpc {noun} {verb} shows no example"
 
 
 def test_an_unknown_noun_names_the_known_ones() -> None:

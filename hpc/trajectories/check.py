@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from hpc.core.errors import TrajectoryError
-from hpc.trajectories.log import read_log, require_whole
+from hpc.trajectories.log import read_log, require_records
 from hpc.trajectories.order import RecordOrder
 from hpc.trajectories.reader import is_hdf5
 from hpc.trajectories.records import (
@@ -68,7 +68,7 @@ def check_records(records: Sequence[Record]) -> list[Finding]:
 def _check_log(path: Path) -> Report:
     contents = read_log(path)
     if not contents.records:
-        require_whole(path, contents)
+        require_records(path, contents)
     findings = check_records(contents.records)
     notes = [] if _has_outcome(contents.records) else ["no outcome yet"]
     if contents.damage:

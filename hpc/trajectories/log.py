@@ -94,6 +94,18 @@ def require_whole(path: Path, contents: LogContents) -> None:
         require_version(path, first.format_version)
 
 
+def require_records(path: Path, contents: LogContents) -> None:
+    """`require_whole`, and at least one record.
+
+    Raises:
+        TrajectoryLayoutError: it never was a trajectory, or a newer one than this version knows.
+        TrajectoryIncomplete: nothing durable yet, or damage.
+    """
+    require_whole(path, contents)
+    if not contents.records:
+        raise TrajectoryIncomplete(f"{path} holds no records yet", "wait for the episode to start")
+
+
 def require_version(path: Path, version: int) -> None:
     """Refuse a file of a newer format.
 

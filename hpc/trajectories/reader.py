@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, overload
 from hpc.core.errors import TrajectoryIncomplete, TrajectoryLayoutError, UsageError
 from hpc.rundir import RunDir
 from hpc.trajectories.deltas import replay_prompt
-from hpc.trajectories.log import check_hint, parse_log, read_log, require_whole
+from hpc.trajectories.log import check_hint, parse_log, read_log, require_records
 from hpc.trajectories.order import RecordOrder
 from hpc.trajectories.records import (
     ActionTaken,
@@ -142,9 +142,7 @@ class Trajectory:
                 file.close()
                 raise
         contents = read_log(path)
-        require_whole(path, contents)
-        if not contents.records:
-            raise TrajectoryIncomplete(f"{path} holds no records yet", "wait for the episode to start")
+        require_records(path, contents)
         order = RecordOrder()
         for record in contents.records:
             problem = order.problem(record)

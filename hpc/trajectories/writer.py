@@ -28,7 +28,7 @@ class TrajectoryWriter:
     """The only writer of one episode's trajectory. Make one with `open`.
 
     ``records`` is what the trajectory holds: after `open` what earlier attempts wrote, then also
-    what was appended.
+    what was appended, as it will be read back.
     """
 
     def __init__(self, run: RunDir, index: int, log: FramedLog | None, records: list[Record]) -> None:
@@ -90,12 +90,13 @@ class TrajectoryWriter:
                 raise ValueError(f"episode {self.index}: {problem}")
             order.take(record)
         payloads = [codec.encode(record) for record in records]
+        stored = [codec.decode(payload) for payload in payloads]  # acknowledge only what can be read back
         largest = max(map(len, payloads), default=0)
         if largest > MAX_FRAME:
             raise HpcError(f"a record of {largest} bytes is too large for {self._log.path}", "cut its texts")
         self._log.append(*payloads)
         self._order = order
-        for record in records:
+        for record in stored:
             self.records.append(record)
             if isinstance(record, AttemptStarted):
                 self._start_view(record.epoch)

@@ -46,7 +46,9 @@ def header(index: int = 0, run: str = "demo") -> EpisodeHeader:
 
 
 def attempt(epoch: int, step: int = 0) -> AttemptStarted:
-    return AttemptStarted(epoch=epoch, at=T0 + 10 * step, host=f"node{epoch}", job_id=f"{100 + epoch}", resumed_at_step=step)
+    return AttemptStarted(
+        epoch=epoch, at=T0 + 10 * step, host=f"node{epoch}", job_id=f"{100 + epoch}", resumed_at_step=step
+    )
 
 
 def outcome(steps: int, status: str = "finished") -> OutcomeReached:

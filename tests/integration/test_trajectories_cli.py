@@ -1,0 +1,151 @@
+"""``hpc traj`` as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hpc.rundir import RunDir
+from hpc.trajectories.writer import TrajectoryWriter
+from tests.unit.trajectories.samples import episode, run_dir
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """Four episodes: finished, running, damaged, finished."""
+    made = run_dir(tmp_path_factory.mktemp("runs"))
+    for index, (steps, finished) in enumerate([(13, True), (7, False), (20, True), (5, True)]):
+        with TrajectoryWriter.open(made, index) as writer:
+            writer.append(*episode(steps, index=index, finished=finished))
+            if finished:
+                writer.seal()
+    path = made.trajectory(2)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    return made
+
+
+def hpc(run: RunDir, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hpc.cli", "traj", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "HPC_RUNS": str(run.root.parent), "PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
+    )
+
+
+def test_ls_lists_every_state(run: RunDir) -> None:
+    done = hpc(run, "ls", "demo", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert [(row["index"], row["status"]) for row in rows] == [
+        (0, "finished"), (1, "running"), (2, "damaged"), (3, "finished"),
+    ]  # fmt: skip
+    assert rows[0]["score"] == 40.0
+    assert rows[1]["best"] == 50.0
+    assert hpc(run).stdout == hpc(run, "ls", "demo").stdout != ""
+
+
+def test_ls_filters_and_sorts(run: RunDir) -> None:
+    rows = json.loads(hpc(run, "ls", "--json", "--status", "finished", "--sort", "steps").stdout)
+    assert [row["steps"] for row in rows] == [5, 13]
+
+
+def test_show_json_has_what_programs_need(run: RunDir) -> None:
+    value = json.loads(hpc(run, "show", "demo/0", "--json").stdout)
+    assert (value["episode_id"], value["task"], value["attempts"], value["steps"]) == ("demo-00000", "minilab/0", 2, 13)
+    assert value["outcome"] | {"status": "finished", "final_score": 40.0, "best_score": 53.3} == value["outcome"]
+    assert {"id", "detector", "score", "step", "sent_at"} <= value["alerts"][0].keys()
+    wanted = {"id", "alert_id", "annotator", "text", "sent_at", "delivered_at", "applied_at", "applied_step"}
+    assert wanted <= value["guidance"][0].keys()
+    assert "step_records" not in value
+
+
+def test_show_json_lists_the_steps_asked_for(run: RunDir) -> None:
+    value = json.loads(hpc(run, "show", str(run.trajectory(0)), "--json", "--steps", "12:").stdout)
+    assert [step["step"] for step in value["step_records"]] == [12, 13]
+    assert value["step_records"][0]["observed"]["observation"]["is_error"] is True
+
+
+@pytest.mark.parametrize(("span", "steps"), [("3:4", {3, 4}), ("4", {4}), (":2", {1, 2}), ("13:", {13})])
+def test_show_prints_the_steps_asked_for(run: RunDir, span: str, steps: set[int]) -> None:
+    out = hpc(run, "show", "demo/0", "--steps", span).stdout
+    assert {number for number in range(1, 14) if f"Schritt {number}:" in out} == steps
+
+
+def test_show_tells_the_whole_story(run: RunDir) -> None:
+    out = hpc(run, "show", "demo/0").stdout
+    for part in (
+        "attempt 2 on node2",
+        "malformed: no tool call",
+        "repeat 0.75",
+        "ada (knowledge)",
+        "finished after 13",
+    ):
+        assert part in out
+
+
+def test_follow_prints_records_as_they_come(run: RunDir) -> None:
+    done = hpc(run, "show", "demo/3", "--follow", "--json")
+    kinds = [json.loads(line)["type"] for line in done.stdout.splitlines()]
+    assert (kinds[0], kinds[-1], kinds.count("observation")) == ("header", "outcome", 5)
+
+
+def test_terminal_control_in_an_observation_is_not_passed_on(tmp_path: Path) -> None:
+    from msgspec.structs import replace
+
+    records = episode(1)  # header, attempt, attempt, action, observation, outcome
+    hostile = replace(records[4].observation, text="\x1b]0;title\x07\x1b[2Jhello\x9b31m")  # type: ignore[union-attr]
+    records[4] = replace(records[4], observation=hostile)
+    made = run_dir(tmp_path)
+    with TrajectoryWriter.open(made, 0) as writer:
+        writer.append(*records)
+    out = hpc(made, "show", "demo/0", "--full").stdout
+    assert "hello" in out
+    assert not {"\x1b", "\x07", "\x9b"} & set(out)
+
+
+@pytest.mark.parametrize(
+    ("targets", "code"),
+    [(["demo/0"], 0), (["demo/0", "demo/1"], 0), (["demo/2"], 3), (["demo/0", "demo/2"], 3), (["/etc/hostname"], 1)],
+)
+def test_check_says_what_is_whole(run: RunDir, targets: list[str], code: int) -> None:
+    done = hpc(run, "check", "--json", *targets)
+    assert done.returncode == code, done.stdout
+    assert len(json.loads(done.stdout)) == len(targets)
+
+
+def test_check_names_damage_and_what_is_left(run: RunDir) -> None:
+    lines = hpc(run, "check", "demo/2").stdout.splitlines()
+    assert lines[0].startswith("damaged  ")
+    assert lines[0].endswith("records whole")
+    assert any(line.startswith("  bytes: ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "show demo/2",
+        "show demo/9",
+        "show nowhere/0",
+        "show no.h5",
+        "show demo/0 --steps x",
+        "ls nowhere",
+        "show no.h5 -f",
+    ],
+)
+def test_errors_name_the_fix_without_a_traceback(run: RunDir, words: str) -> None:
+    done = hpc(run, *words.split())
+    assert done.returncode in (1, 2)
+    assert done.stderr.startswith("error: ")
+    assert "fix: " in done.stderr
+    assert "Traceback" not in done.stderr

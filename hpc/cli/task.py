@@ -27,7 +27,10 @@ def task(ctx: click.Context) -> None:
 @task.command("list")
 @json_option
 def list_(as_json: bool = False) -> None:
-    """List the options of the configuration group `task`."""
+    """List the options of the configuration group `task`.
+
+    Example: hpc task list
+    """
     from hpc.config import compose, list_configs, to_builtins
 
     options = list_configs().get("task", [])

@@ -76,7 +76,7 @@ class Instrument:
             interpreter = getattr(sys, "_base_executable", None) or sys.executable
             for name in ("python", "python3"):
                 (folder / "bin" / name).symlink_to(interpreter)
-            self._server = await asyncio.start_unix_server(self._serve, folder / _SOCKET, limit=MAX_REQUEST)
+            self._server = await asyncio.start_unix_server(self._connected, folder / _SOCKET, limit=MAX_REQUEST)
         except OSError as error:
             await self.stop()
             raise GymError(f"the instrument cannot listen: {error}", "set TMPDIR to a writable folder") from error
@@ -93,10 +93,12 @@ class Instrument:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._uses.add(task)
+        task.add_done_callback(self._uses.discard)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            self._uses.add(task)
         try:
             recipe = await _read_request(reader)
             async with self._turn:
@@ -107,8 +109,6 @@ class Instrument:
             log.debug("an experiment hung up")
         finally:
             writer.close()
-            if task is not None:
-                self._uses.discard(task)
 
     async def _run(self, recipe: str | None) -> Printout:
         if recipe is None:

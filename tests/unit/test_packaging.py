@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ("configs", "templates", "models")
@@ -85,3 +89,16 @@ def test_no_jobs_folder_of_the_user_shadows_ours(installed: Path, elsewhere: Pat
     assert ours.stdout.strip() == str(installed / "jobs" / "__init__.py"), ours.stderr
     shadowed = run(installed, elsewhere, sys.executable, "-c", ask)
     assert "the wrong folder" in shadowed.stderr  # what -P is for
+
+
+def test_the_lock_pins_what_the_project_asks_for() -> None:
+    lock = (ROOT / "requirements" / "dev.lock").read_text()
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", lock, re.MULTILINE))
+    pinned = {canonicalize_name(name): version for name, version in pins.items()}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    asked = [Requirement(line) for line in [*project["dependencies"], *extras["router"], *extras["dev"]]]
+    for requirement in asked:
+        if requirement.name != project["name"]:
+            assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
+    assert "://" not in lock

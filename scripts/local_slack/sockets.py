@@ -9,6 +9,7 @@ import secrets
 import time
 import uuid
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,30 +75,32 @@ class Sockets:
         if expires is None or expires < time.monotonic():
             return web.Response(status=404, text="the ticket is spent or too old")
         socket = web.WebSocketResponse(heartbeat=10)
-        await socket.prepare(request)
+        with suppress(ConnectionError):  # the client is gone again
+            await socket.prepare(request)
+            await self._serve(socket, request.transport)
+        return socket if socket.prepared else web.Response(status=400)
+
+    async def _serve(self, socket: web.WebSocketResponse, transport: asyncio.Transport | None) -> None:
         if len(self.connections) >= MAX_CONNECTIONS:
             await socket.send_json({"type": "disconnect", "reason": "too_many_websockets"})
             await socket.close()
-            return socket
-        transport = request.transport
+            return
         connection = Connection(socket, transport)
         self.connections.append(connection)
-        info = {"host": "local", "approximate_connection_time": 18060}
-        await socket.send_json(
-            {
-                "type": "hello",
-                "num_connections": len(self.connections),
-                "debug_info": info,
-                "connection_info": {"app_id": APP},
-            }
-        )
         try:
+            await socket.send_json(
+                {
+                    "type": "hello",
+                    "num_connections": len(self.connections),
+                    "debug_info": {"host": "local", "approximate_connection_time": 18060},
+                    "connection_info": {"app_id": APP},
+                }
+            )
             async for message in socket:
                 if message.type == WSMsgType.TEXT:
                     self._take_answer(message.data)
         finally:
             self.connections.remove(connection)
-        return socket
 
     def _take_answer(self, data: str) -> None:
         try:
@@ -183,10 +186,11 @@ class Sockets:
                 if connection.transport is not None:
                     connection.transport.abort()
                 continue
-            if reason:
-                await connection.socket.send_json({"type": "disconnect", "reason": reason, "debug_info": {}})
-            if close:
-                await connection.socket.close()
+            with suppress(ConnectionError):  # the client was faster
+                if reason:
+                    await connection.socket.send_json({"type": "disconnect", "reason": reason, "debug_info": {}})
+                if close:
+                    await connection.socket.close()
         return len(connections)
 
     async def stop(self) -> None:

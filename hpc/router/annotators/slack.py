@@ -123,9 +123,7 @@ class SlackFrontend:
         if channel.get("is_archived"):
             raise AnnotatorError(f"the Slack channel {name} is archived", "choose another channel")
         if not channel.get("is_member"):
-            raise AnnotatorError(
-                f"the Slack app is no member of {name}", "invite it there: /invite @apollo"
-            )
+            raise AnnotatorError(f"the Slack app is no member of {name}", "invite it there: /invite @apollo")
         return channel
 
 

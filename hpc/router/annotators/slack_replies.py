@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from hpc.router.annotators.slack_allow import AllowList, Undecided
@@ -126,10 +127,9 @@ class Replies:
             except (CallFailed, Undecided) as failed:
                 log.warning("replies cannot be caught up with now: %s", failed)
                 pause, retry = min(retry, seconds), min(2 * retry, seconds)
-            try:
-                await asyncio.wait_for(wake.wait(), pause)
-            except TimeoutError:
-                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):  # wait_for of Python 3.11 may swallow a cancellation
+                    await wake.wait()
 
     async def catch_up(self) -> None:
         """Read what the open threads hold beyond their cursors.

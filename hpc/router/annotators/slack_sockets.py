@@ -88,7 +88,8 @@ class Sockets:
                 while len(self._sockets) < self._count:
                     self._sockets.append(await self._open())
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._suspect.wait(), WATCH_SECONDS)
+                    async with asyncio.timeout(WATCH_SECONDS):  # wait_for of Python 3.11 may swallow a cancellation
+                        await self._suspect.wait()
                 await self._watch()
         finally:
             await asyncio.gather(*(self._close(socket) for socket in self._sockets))

@@ -8,6 +8,7 @@ from hpc.slurm.elements import LIVE, ElementState
 from hpc.slurm.facts import ClusterFacts, choose_executor, cluster_facts
 from hpc.slurm.jobspec import Dependency, JobSpec, SubmittedJob
 from hpc.slurm.logs import log_path, tail_log
+from hpc.slurm.record import array_spec, jobs_of
 from hpc.slurm.states import states, states_of
 from hpc.slurm.submit import cancel, is_recorded, render, resubmit, submit
 
@@ -20,10 +21,12 @@ __all__ = [
     "ElementState",
     "JobSpec",
     "SubmittedJob",
+    "array_spec",
     "cancel",
     "choose_executor",
     "cluster_facts",
     "is_recorded",
+    "jobs_of",
     "log_path",
     "render",
     "resubmit",

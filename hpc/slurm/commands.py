@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 KEPT = frozenset({"SLURM_CONF"})
 _LEAKING = (
@@ -57,8 +58,12 @@ def call(
         text: its standard input.
         hide: variables to keep from it, as in `clean_environment`.
 
-    A program that is not installed has the exit status 127.
+    A program that is not installed has the exit status 127; so has any when ``SLURM_CONF`` names
+    a file that is not there, for which Slurm's programs themselves would wait a minute.
     """
+    configuration = os.environ.get("SLURM_CONF")
+    if configuration and not Path(configuration).exists():
+        return subprocess.CompletedProcess(argv, 127, "", f"SLURM_CONF names {configuration}, which is not there")
     try:
         return subprocess.run(
             argv,

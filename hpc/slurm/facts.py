@@ -98,6 +98,11 @@ def _config_of(configuration: str | None) -> dict[str, str]:
     return config
 
 
+def forget() -> None:
+    """Ask the cluster again next time: its configuration has changed."""
+    _config_of.cache_clear()
+
+
 def _facts(config: dict[str, str], partitions: list[Partition]) -> ClusterFacts:
     return ClusterFacts(
         available=True,

@@ -111,6 +111,11 @@ def read_record(run: RunDir) -> Record:
         raise HpcError(f"{run.jobs} is damaged: {error}", "restore it from a copy") from error
 
 
+def jobs_of(run: RunDir) -> list[str]:
+    """Names of the jobs that were submitted for ``run``, in that order."""
+    return list(read_record(run).jobs)
+
+
 @contextmanager
 def locked(run: RunDir) -> Iterator[None]:
     """Hold the run's submissions: one process at a time changes jobs.json."""

@@ -140,9 +140,10 @@ def run_pack(manifest: Manifest, path: Path, offset: int, pack: int, me: own.Ide
 
 
 def _said(run: RunDir, job: str, index: int, me: own.Identity) -> str | None:
-    """What an earlier start of this very element said last."""
+    """What an earlier start of this very element said last (not a faster process of this start)."""
     outcome = read_outcome(run, job, index)
-    return outcome.state if outcome is not None and outcome.job_id == me.job_id else None
+    earlier = outcome is not None and outcome.job_id == me.job_id and outcome.attempt <= me.restarts
+    return outcome.state if outcome is not None and earlier else None
 
 
 def _judge(number: int, view: own.JobView | None, allocation: Allocation, manifest: Manifest) -> StopReason:

@@ -65,7 +65,6 @@ def sbatch_options(
     own: dict[str, Any] = {
         "array": chunk.tasks + (f"%{throttle}" if throttle and throttle < len(parse_spec(chunk.tasks)) else ""),
         "output": f"{str(logs).replace('%', '%%')}/%A_%a.out",
-        "open_mode": "append",
         "requeue": True,
         "signal": f"B:USR2@{cluster.signal_seconds}",
     }

@@ -55,13 +55,17 @@ class Row(msgspec.Struct, frozen=True):
 
 
 def parse_squeue(text: str) -> dict[str, Row]:
-    """``squeue --array --format=%F|%K|%T|%r|%N``: ``123_4`` -> its row."""
+    """``squeue --array --format=%F|%K|%T|%r|%N``: ``123_4`` -> its row.
+
+    Elements that were cancelled one by one before they started have a common row without an
+    index; it has the key ``123``.
+    """
     rows = {}
     for line in text.splitlines():
         array, task, state, reason, host = (line.split("|") + [""] * 4)[:5]
         if array.isdigit():
-            for index in parse_spec(task) if task[:1].isdigit() else (0,):
-                rows[f"{array}_{index}"] = Row(state, reason if reason != "None" else "", host)
+            key = f"{array}_{task}" if task.isdigit() else array
+            rows[key] = Row(state, reason if reason != "None" else "", host)
     return rows
 
 
@@ -87,7 +91,14 @@ def parse_sacct(text: str) -> dict[str, Row]:
 
 
 def merge(
-    job: str, index: int, job_id: str, row: Row | None, outcome: Outcome | None, silence: str = ""
+    job: str,
+    index: int,
+    job_id: str,
+    row: Row | None,
+    outcome: Outcome | None,
+    *,
+    silence: str = "",
+    cancelled: bool = False,
 ) -> ElementState:
     """One element's state from all that is known of it. Pure.
 
@@ -95,6 +106,7 @@ def merge(
         row: Slurm's word; None when it has none.
         outcome: the element's own, of this very submission.
         silence: why Slurm has no word; empty: it answered, and does not know the element (any more).
+        cancelled: we cancelled what was alive of its submission.
     """
     attempt = outcome.attempt if outcome else 0
     error = outcome.error if outcome else ""
@@ -135,6 +147,8 @@ def merge(
         return element(_OUTCOMES[outcome.state], error, gone=not silence)
     if silence:
         return element("UNKNOWN", silence, gone=False)
+    if cancelled:
+        return element("CANCELLED", "cancelled", gone=True)
     last = f"; its last word was {outcome.state!r}" if outcome else ""
     return element("UNKNOWN", f"left the queue without an outcome, and the cluster keeps no accounts{last}", gone=True)
 
@@ -183,7 +197,8 @@ def _of_job(run: RunDir, name: str, record: JobRecord, rows: dict[str, Row], sil
             continue
         job_id = f"{chunk.id}_{task}"
         own = outcome if outcome is not None and outcome.job_id == job_id else None
-        elements.append(merge(name, index, job_id, rows.get(job_id), own, silence))
+        row = rows.get(job_id) or rows.get(chunk.id)
+        elements.append(merge(name, index, job_id, row, own, silence=silence, cancelled=submission.cancelled))
     return elements
 
 
@@ -215,7 +230,7 @@ def _accounts_of_the_missing(
     for index, (submission, chunk, task) in latest:
         outcome = outcomes.get(index)
         told = outcome is not None and outcome.state in _OUTCOMES and outcome.job_id == f"{chunk.id}_{task}"
-        if submission.backend == "slurm" and f"{chunk.id}_{task}" not in rows and not told:
+        if submission.backend == "slurm" and not rows.keys() & {f"{chunk.id}_{task}", chunk.id} and not told:
             missing.add(chunk.id)
             since = min(since, submission.at)
     if not missing or not limits().accounting:

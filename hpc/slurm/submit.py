@@ -97,7 +97,8 @@ def resubmit(run: RunDir, cluster: ClusterConfig, job: str, indices: Sequence[in
                 f"element {index} of {job} is still {known[index].state}",
                 f"cancel it first: hpc run cancel {run.name} {job}",
             )
-    _drop([known[index] for index in wanted if known[index].state == "BLOCKED"])
+    blocked = [known[index] for index in wanted if known[index].state == "BLOCKED" and not known[index].gone]
+    _scancel([element.job_id for element in blocked])
     spec = JobSpec(
         name=job,
         kind=record.kind,
@@ -139,17 +140,13 @@ def cancel(run: RunDir, jobs: Sequence[str] | None = None) -> int:
                 raise UsageError(f"{run.name} has no job {name!r}", "`hpc run status` lists its jobs")
         wanted = set(record.jobs if jobs is None else jobs)
         living = [e for e in states(run) if e.job in wanted and not e.gone]
-        _drop([element for element in living if element.backend == "slurm"])
-        for name in {element.job for element in living if element.backend == "local"}:
+        _scancel(sorted({element.job_id.split("_")[0] for element in living if element.backend == "slurm"}))
+        for name in {element.job for element in living}:
             job = record.jobs[name]
-            marked = [
-                msgspec.structs.replace(each, cancelled=True)
-                if each.backend == "local" and localstate.end(each)
-                else each
-                for each in job.submissions
-            ]
-            changed = {**record.jobs, name: msgspec.structs.replace(job, submissions=marked)}
+            ended = [msgspec.structs.replace(each, cancelled=_end(each, living)) for each in job.submissions]
+            changed = {**record.jobs, name: msgspec.structs.replace(job, submissions=ended)}
             record = msgspec.structs.replace(record, jobs=changed)
+        if living:
             write_record(run, record)
     return len({element.job for element in living})
 
@@ -271,15 +268,22 @@ def _dependency(after: Sequence[Dependency], run: RunDir) -> str:
     return ",".join(conditions)
 
 
-def _drop(elements: Sequence[ElementState]) -> None:
-    """scancel these elements, whole array jobs by one word each."""
-    by_array: dict[str, list[int]] = {}
-    for element in elements:
-        array, _, task = element.job_id.partition("_")
-        by_array.setdefault(array, []).append(int(task))
-    if not by_array:
+def _end(submission: Submission, living: Sequence[ElementState]) -> bool:
+    """Whether the submission is cancelled now (or was before); local processes are told to end."""
+    if submission.backend == "local":
+        return localstate.end(submission) or submission.cancelled
+    ids = {chunk.id for chunk in submission.chunks}
+    return submission.cancelled or any(element.job_id.split("_")[0] in ids for element in living)
+
+
+def _scancel(ids: Sequence[str]) -> None:
+    """Cancel array jobs, or elements of them (``123_4``).
+
+    Raises:
+        SubmissionError: scancel failed otherwise than by finding them over.
+    """
+    if not ids:
         return
-    words = [f"{array}_[{array_spec(tasks)}]" for array, tasks in by_array.items()]
-    done = call("scancel", *words, timeout=60)
+    done = call("scancel", *ids, timeout=60)
     if done.returncode != 0 and "invalid job id" not in complaint(done).lower():
         raise SubmissionError(f"scancel failed: {complaint(done)}", "try again later")

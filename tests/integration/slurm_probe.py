@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import time
+from typing import Any
 
 import msgspec
 
@@ -20,21 +21,28 @@ class Probe(msgspec.Struct, frozen=True):
 
     ``finish``: returns 0 · ``fail``: raises · ``exit``: returns 3 · ``again``: asks to be run again
     until it was started ``starts`` times · ``work``: works until it is told to stop, saves, asks to
-    be run again; once it was started ``starts`` times it finishes at once · ``hang``: ignores stops.
+    be run again; once it was started ``starts`` times it finishes at once · ``deaf``: ignores stops ·
+    ``fail_once``: raises when it is the first ever to write its file · ``fail_rank``: one of several
+    processes raises, the others work on.
     """
 
     name: str = "probe"
     act: str = "finish"
     starts: int = 2
     seconds: float = 60.0
+    on_cancel: int = 1
 
     def __call__(self, run: RunDir, allocation: Allocation) -> int:
-        self._note(run, allocation, "start")
-        if self.act == "fail":
+        first_ever = self._note(run, allocation, "start")
+        if self.act == "fail_rank":
+            if os.environ.get("SLURM_PROCID") == "1":
+                raise RuntimeError("rank 1 was told to fail")
+            time.sleep(self.seconds)
+        if self.act == "fail" or (self.act == "fail_once" and first_ever):
             raise RuntimeError("told to fail")
         if self.act == "exit":
             return 3
-        if self.act == "finish":
+        if self.act in ("finish", "fail_once"):
             return 0
         first = allocation.restarts + 1 < self.starts
         if self.act == "again":
@@ -47,11 +55,13 @@ class Probe(msgspec.Struct, frozen=True):
         if not stopped.wait(self.seconds):
             return 0
         self._note(run, allocation, "stop")
-        return 1 if allocation.stop_reason == "cancel" else REQUEUE
+        return self.on_cancel if allocation.stop_reason == "cancel" else REQUEUE
 
-    def _note(self, run: RunDir, allocation: Allocation, event: str) -> None:
+    def _note(self, run: RunDir, allocation: Allocation, event: str) -> bool:
         folder = run.root / "probe"
         folder.mkdir(exist_ok=True)
+        path = folder / f"{self.name}-{allocation.index}.jsonl"
+        first_ever = not path.exists()
         line = {
             "event": event,
             "job_id": allocation.job_id,
@@ -64,5 +74,12 @@ class Probe(msgspec.Struct, frozen=True):
             "node": os.environ.get("SLURMD_NODENAME", ""),
             "environment": sorted(os.environ),
         }
-        with (folder / f"{self.name}-{allocation.index}.jsonl").open("a") as file:
+        with path.open("a") as file:
             file.write(json.dumps(line) + "\n")
+        return first_ever
+
+
+def events(run: RunDir, name: str, index: int) -> list[dict[str, Any]]:
+    """What the probe of this name and index wrote down, in order."""
+    path = run.root / "probe" / f"{name}-{index}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -15,7 +15,7 @@ from hpc.router.annotators.console import ConsoleFrontend
 from hpc.router.desk import Frontend
 from hpc.router.service import Router
 from hpc.rundir import RunDir
-from hpc.slurm.allocation import REQUEUE, Allocation
+from hpc.slurm import REQUEUE, Allocation
 
 
 class RouterJob(msgspec.Struct, frozen=True):

@@ -305,13 +305,14 @@ class Router:
         """Watch the run directory until the run is done and late replies had their answer. A run that
         is resumed meanwhile is not done any more."""
         over_since: float | None = None
+        self._end_silent_episodes(0.0)  # those that ended while no router ran
         while not self._stop.is_set():
             if not self._run.done.exists():
                 over_since = None
-                self._end_silent_episodes()
+                self._end_silent_episodes(SILENT_SECONDS)
             elif over_since is None:
                 over_since = time.monotonic()
-                self._end_silent_episodes(run_over=True)
+                self._end_silent_episodes(0.0, run_over=True)
                 log.info("the run is done; staying %g s for late replies", self._config.grace_seconds)
             else:
                 late = time.monotonic() - over_since - self._config.grace_seconds
@@ -321,13 +322,13 @@ class Router:
                 await asyncio.wait_for(self._stop.wait(), LOOK_SECONDS)
         return "stopped"
 
-    def _end_silent_episodes(self, *, run_over: bool = False) -> None:
+    def _end_silent_episodes(self, silence: float, *, run_over: bool = False) -> None:
         """Episodes that ended while nobody listened to their Bye left a result; at the end of the run
-        every episode is over."""
+        every episode is over. Only episodes unheard of for ``silence`` seconds are looked at."""
         now = time.time()
         facts = []
         for card in self.desk.live_episodes():
-            if not run_over and now - card.seen_at < SILENT_SECONDS:
+            if now - card.seen_at < silence:
                 continue
             result = self._result(card.index)
             if result:

@@ -133,7 +133,9 @@ class Store:
                 raise HpcError(
                     f"another router is serving this run: {self.path} is in use", "`hpc router stop` ends it"
                 ) from error
-            raise HpcError(f"the journal {self.path} failed: {error}", "free space on that disk") from error
+            raise HpcError(
+                f"the journal {self.path} failed: {error}", "free space on that disk, or restore the file"
+            ) from error
 
     def close(self) -> None:
         """Fold the write-ahead log into the file and release it."""

@@ -1,7 +1,8 @@
 """An agent in small: real mailbox, a framed log as its trajectory, orders on standard input.
 
 The loop is the real one's: guidance that is due is committed to the trajectory, then reported applied.
-``ROUTER_TEST_DIE=applied`` kills the process with SIGKILL between the two.
+``ROUTER_TEST_DIE=applied`` kills the process with SIGKILL between the two; ``ROUTER_TEST_PORT``
+makes it reach the router through that port.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from hpc.agent.mailbox import Mailbox
 from hpc.core.framed import FramedLog
 from hpc.rundir import RunDir
 from hpc.trajectories.records import DriftSignal, OutcomeReached
+from hpc.wire import discovery
 
 
 class Agent:
@@ -43,8 +47,8 @@ class Agent:
         self.trajectory.append(json.dumps(record).encode())
 
     async def obey(self) -> None:
-        """Apply whatever is due, for ever."""
-        while True:
+        """Apply whatever is due until an annotator stops the episode."""
+        while not self.mail.stop_requested:
             await self.mail.wait_due(60)
             for guidance, delivered_at in self.mail.due():
                 self.step += 1
@@ -85,7 +89,20 @@ class Agent:
         }
 
 
+def detour(port: str) -> None:
+    """Let discovery name another port of this machine."""
+    read = discovery.read
+
+    def read_changed(run: RunDir) -> discovery.RouterInfo | None:
+        info = read(run)
+        return info and msgspec.structs.replace(info, address=f"tcp://127.0.0.1:{port}")
+
+    discovery.read = read_changed
+
+
 async def main() -> None:
+    if "ROUTER_TEST_PORT" in os.environ:
+        detour(os.environ["ROUTER_TEST_PORT"])
     agent = Agent(RunDir(Path(sys.argv[1])), int(sys.argv[2]))
     await agent.mail.start()
     obeying = asyncio.create_task(agent.obey())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -79,13 +82,14 @@ class _Process:
 
 
 class RouterProcess(_Process):
-    """`hpc router start --foreground` of a run."""
+    """`hpc router start --foreground` of a run; with ``die`` it kills itself there (`router_dying`)."""
 
-    def __init__(self, run: RunDir) -> None:
+    def __init__(self, run: RunDir, *, die: str | None = None) -> None:
         self.run = run
-        super().__init__(
-            ["-m", "hpc.cli", "-v", "router", "start", str(run.root), "--foreground"], run.root / "router.log"
-        )
+        command = ["-m", "hpc.cli", "-v", "router", "start", str(run.root), "--foreground"]
+        if die is not None:
+            command = ["-m", "tests.integration.router_dying", str(run.root), die]
+        super().__init__(command, run.root / "router.log")
 
     def wait_ready(self) -> discovery.RouterInfo:
         def ready() -> discovery.RouterInfo | None:
@@ -95,8 +99,8 @@ class RouterProcess(_Process):
 
         return wait_until(ready)  # type: ignore[return-value]
 
-    def inbox(self) -> InboxClient:
-        return InboxClient(self.run, timeout=20)
+    def inbox(self, *, timeout: float = 20.0) -> InboxClient:
+        return InboxClient(self.run, timeout=timeout)
 
     def status(self) -> dict[str, Any]:
         try:
@@ -155,3 +159,61 @@ class AgentProcess(_Process):
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Proxy:
+    """A TCP relay in front of the router whose connections can be cut and refused."""
+
+    def __init__(self) -> None:
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._server.getsockname()[1])
+        self.target: int | None = None
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._lock = threading.Lock()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def connections(self) -> int:
+        return len(self._pairs)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._server.accept()
+            except OSError:
+                return
+            if self.target is None:
+                near.close()
+                continue
+            try:
+                far = socket.create_connection(("127.0.0.1", self.target))
+            except OSError:
+                near.close()
+                continue
+            with self._lock:
+                self._pairs.append((near, far))
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
+
+    def cut(self) -> None:
+        """Break every connection at once."""
+        with self._lock:
+            for pair in self._pairs:
+                for end in pair:
+                    with contextlib.suppress(OSError):
+                        end.shutdown(socket.SHUT_RDWR)
+                    end.close()
+            self._pairs.clear()
+
+    def close(self) -> None:
+        self._server.close()
+        self.cut()
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    for end in (source, sink):
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,152 @@
+"""`hpc router` and `hpc inbox` against a real router."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hpc.rundir import RunDir
+from tests.integration.router_support import AgentProcess, RouterProcess, make_run, wait_until
+
+
+def hpc(run: RunDir, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hpc.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "HPC_RUNS": str(run.root.parent)},
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return make_run(tmp_path / "runs" / "mine")
+
+
+@pytest.fixture
+def agent(run: RunDir) -> Iterator[AgentProcess]:
+    with RouterProcess(run), AgentProcess(run, 3) as process:
+        yield process
+
+
+def listed(run: RunDir) -> list[dict[str, object]]:
+    return list(json.loads(hpc(run, "inbox", "list", "--json").stdout))
+
+
+def test_an_alert_is_listed_shown_and_answered(run: RunDir, agent: AgentProcess) -> None:
+    name = agent.alert(7, "stuck \x1b[2Jat the\nsecond stage")
+    [card] = wait_until(lambda: listed(run))
+    assert (card["alert"], card["state"], card["step"]) == (name, "open", 7)
+    table = hpc(run, "inbox").stdout
+    assert table.startswith(f"{name}\topen\tdrift\ttest\t0.90\t7\t")
+    assert "\x1b" not in table, "agent text cannot move the cursor"
+
+    answered = hpc(run, "inbox", "reply", name, "turn left", "--kind", "knowledge", "--as", "ada")
+    assert (answered.returncode, answered.stdout) == (0, "")
+    assert answered.stderr == f"accepted, on its way to {agent.episode}\n"
+    wait_until(agent.applied)
+    assert hpc(run, "inbox").stdout == ""
+    shown = wait_until(lambda: text if "applied at step 1" in (text := hpc(run, "inbox", "show", name).stdout) else "")
+    assert f"{name}  answered" in shown
+    assert "reply     ada: turn left  [applied at step 1]" in shown
+    assert "\x1b" not in shown
+
+
+def test_an_episode_is_guided_unasked_paused_and_stopped(run: RunDir, agent: AgentProcess) -> None:
+    wait_until(lambda: json.loads(hpc(run, "inbox", "episodes", "--json").stdout))
+    reply = hpc(run, "inbox", "reply", "--episode", "3", "read the log", "--json")
+    assert json.loads(reply.stdout)["verdict"] == "accepted"
+    wait_until(agent.applied)
+    assert agent.applied() == ["read the log"]
+    assert hpc(run, "inbox", "reply", agent.episode, "--control", "pause").returncode == 0
+    wait_until(lambda: agent.order(do="state")["paused"])
+    assert hpc(run, "inbox", "reply", "--episode", "3", "--control", "stop").returncode == 0
+    wait_until(lambda: agent.order(do="state")["stop"])
+
+
+def test_alerts_are_closed(run: RunDir, agent: AgentProcess) -> None:
+    name = agent.alert(1)
+    wait_until(lambda: listed(run))
+    assert hpc(run, "inbox", "resolve", name, "--false-alarm").returncode == 0
+    again = hpc(run, "inbox", "resolve", name)
+    assert (again.returncode, again.stderr.splitlines()[0]) == (2, f"error: alert {name} is not open any more")
+    assert json.loads(hpc(run, "inbox", "list", "--all", "--json").stdout)[0]["state"] == "false_alarm"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "mine-00003-a9"], "error: no alert mine-00003-a9"),
+        (["resolve", "mine-00003-a9"], "error: alert mine-00003-a9 does not exist"),
+        (["reply", "mine-00099", "hello"], "error: no alert and no episode mine-00099"),
+        (["reply", "mine-00003", "  "], "error: there is no text"),
+    ],
+)
+def test_what_does_not_exist_is_a_usage_error(
+    run: RunDir, agent: AgentProcess, arguments: list[str], message: str
+) -> None:
+    result = hpc(run, "inbox", *arguments)
+    assert (result.returncode, result.stderr.splitlines()[0]) == (2, message)
+
+
+def test_without_a_router_the_inbox_says_how_to_start_one(run: RunDir) -> None:
+    result = hpc(run, "inbox")
+    assert result.returncode == 1
+    assert result.stderr.splitlines() == [
+        "error: no router is running for mine",
+        "  fix: start it: hpc router start mine",
+    ]
+
+
+def test_the_life_of_a_router_as_its_status_tells_it(run: RunDir) -> None:
+    def state() -> str:
+        return str(json.loads(hpc(run, "router", "status", "--json").stdout)["state"])
+
+    assert state() == "never started"
+    with RouterProcess(run) as router:
+        assert state() == "running"
+        with AgentProcess(run, 0) as agent:
+            agent.alert(1)
+            wait_until(lambda: router.status().get("alerts_open") == 1)
+            shown = hpc(run, "router").stdout
+            assert "alerts_open\t1\n" in shown
+            assert "state\trunning\n" in shown
+        assert hpc(run, "router", "stop", "mine").returncode == 0
+        assert router.wait() == 0
+    assert state() == "ended"
+    assert "secret" not in hpc(run, "router", "status").stdout
+
+
+def test_ctrl_c_ends_a_router_in_the_foreground(run: RunDir) -> None:
+    with RouterProcess(run) as router:
+        assert router.terminate() == 0
+    assert not run.router.exists()
+    assert "Traceback" not in router.log.read_text()
+
+
+def test_slack_without_tokens_fails_with_one_line(run: RunDir) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "hpc.cli", "router", "start", str(run.root), "--foreground", "--annotators", "slack"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={name: value for name, value in os.environ.items() if not name.startswith("SLACK_")},
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: annotators.slack.channel is empty")
+    assert "Traceback" not in result.stderr
+
+
+def test_annotators_can_be_chosen_only_in_the_foreground(run: RunDir) -> None:
+    result = hpc(run, "router", "start", "mine", "--annotators", "slack")
+    assert result.returncode == 2
+    assert "add --foreground" in result.stderr

@@ -1,0 +1,239 @@
+"""Real routers, real agents: an alert reaches people, their reply exactly that agent."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpc.core import files
+from hpc.core.errors import RouterUnreachable
+from hpc.router.client import InboxClient
+from hpc.router.desk import GuidanceCard
+from tests.integration.router_support import AgentProcess, Proxy, RouterProcess, make_run, wait_until
+
+
+def reply_of(people: InboxClient, alert: str) -> GuidanceCard | None:
+    found = people.alert(alert)
+    return found[1][0] if found is not None and found[1] else None
+
+
+def test_eight_agents_at_once_each_get_their_own_answer(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    with contextlib.ExitStack() as stack:
+        router = stack.enter_context(RouterProcess(run))
+        agents = [stack.enter_context(AgentProcess(run, index)) for index in range(8)]
+        people = stack.enter_context(router.inbox())
+        raised = {agent.alert(3, f"agent {agent.index} is stuck"): agent for agent in agents}
+        wait_until(lambda: len(people.alerts()) == 8)
+        for card in people.alerts():
+            assert card.reason == f"agent {raised[card.alert].index} is stuck"
+            verdict, _ = people.reply(card.alert, f"for {card.episode}", annotator="ada", kind="knowledge")
+            assert verdict == "accepted"
+        for agent in agents:
+            wait_until(agent.applied)
+        wait_until(lambda: all((reply_of(people, name) or card).state == "applied" for name in raised))
+        assert [agent.applied() for agent in agents] == [[f"for {agent.episode}"] for agent in agents]
+        assert people.alerts() == []
+        assert {card.state for card in people.alerts(all=True)} == {"answered"}
+
+
+def test_the_whole_life_of_an_episode(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    with RouterProcess(run) as router, AgentProcess(run, 0) as agent, router.inbox() as people:
+        wait_until(people.episodes)
+        people.reply(agent.episode, "unasked", annotator="ada")
+        wait_until(agent.applied)
+        agent.order(do="progress", step=5)
+        wait_until(lambda: people.episodes()[0].step == 5)
+        people.reply(agent.episode, "", annotator="ada", control="pause")
+        wait_until(lambda: agent.order(do="state")["paused"])
+        people.reply(agent.episode, "", annotator="ada", control="resume")
+        wait_until(lambda: not agent.order(do="state")["paused"])
+        people.reply(agent.episode, "", annotator="ada", control="stop")
+        wait_until(lambda: agent.order(do="state")["stop"])
+        assert agent.applied() == ["unasked"], "control messages do not enter the context"
+        agent.order(do="bye")
+        wait_until(lambda: people.episodes()[0].state == "finished")
+        verdict, late = people.reply(agent.episode, "too late", annotator="ada")
+        assert verdict == "too_late"
+        assert late is not None
+        assert late.state == "too_late"
+        assert agent.applied() == ["unasked"]
+        run.mark_done("all episodes are over")
+        assert router.wait() == 0
+        assert not run.router.exists()
+
+
+def test_pause_and_stop_outlive_the_agent(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    with RouterProcess(run) as router, router.inbox() as people:
+        with AgentProcess(run, 0) as agent:
+            wait_until(people.episodes)
+            people.reply(agent.episode, "", annotator="ada", control="pause")
+            wait_until(lambda: agent.order(do="state")["paused"])
+        with AgentProcess(run, 0) as again:
+            assert again.order(do="state")["paused"]
+            people.reply(again.episode, "", annotator="ada", control="stop")
+            wait_until(lambda: again.order(do="state")["stop"])
+
+
+def test_an_alert_waits_for_a_router_that_comes_later(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    with AgentProcess(run, 0) as agent:
+        name = agent.alert(1)
+        assert agent.order(do="bye")["texts"] == [], "the end does not wait for a router that is not there"
+    with AgentProcess(run, 0), RouterProcess(run) as router, router.inbox() as people:
+        wait_until(lambda: [card.alert for card in people.alerts(all=True)] == [name])
+        wait_until(lambda: people.episodes()[0].state == "finished")
+
+
+def test_an_episode_that_ended_unheard_is_known_by_its_result(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    with AgentProcess(run, 0) as agent, RouterProcess(run) as router, router.inbox() as people:
+        agent.alert(1)
+        wait_until(people.alerts)
+    files.write_json(run.result(0), {"status": "truncated", "steps": 60, "final_score": 20.0})
+    with RouterProcess(run) as router, router.inbox() as people:
+        wait_until(lambda: people.episodes()[0].state == "truncated")
+        assert people.episodes()[0].score == 20.0
+        assert people.alerts() == []
+
+
+def test_a_cut_connection_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    with contextlib.ExitStack() as stack:
+        router = stack.enter_context(RouterProcess(run))
+        proxy = stack.enter_context(contextlib.closing(Proxy()))
+        agent = stack.enter_context(AgentProcess(run, 0, ROUTER_TEST_PORT=str(proxy.port)))
+        people = stack.enter_context(router.inbox())
+        port = int(router.wait_ready().address.rpartition(":")[2])
+        for number in range(1, 6):
+            proxy.target = port
+            wait_until(lambda: proxy.connections)
+            proxy.cut()
+            name = agent.alert(number, f"alert {number}")
+            wait_until(lambda name=name: people.alert(name))
+            proxy.target = None  # the line is dead: the reply has to wait
+            proxy.cut()
+            people.reply(name, f"reply {number}", annotator="ada")
+            assert len(agent.applied()) == number - 1
+            proxy.target = port
+            wait_until(lambda number=number: len(agent.applied()) == number)
+        wait_until(lambda: (card := reply_of(people, name)) is not None and card.state == "applied")
+        assert agent.applied() == [f"reply {number}" for number in range(1, 6)]
+        assert len(people.alerts(all=True)) == 5
+
+
+@pytest.mark.parametrize("point", ["before:Joined", "before:Raised", "after:Raised"])
+def test_a_router_killed_while_it_takes_an_alert(tmp_path: Path, point: str) -> None:
+    run = make_run(tmp_path / "run")
+    with AgentProcess(run, 0) as agent:
+        with RouterProcess(run, die=point) as doomed:
+            name = agent.alert(1)
+            assert doomed.wait() == -9
+        with RouterProcess(run) as router, router.inbox() as people:
+            wait_until(lambda: people.alert(name))
+            people.reply(name, "turn left", annotator="ada")
+            wait_until(agent.applied)
+            wait_until(lambda: (card := reply_of(people, name)) is not None and card.state == "applied")
+            assert agent.applied() == ["turn left"]
+            assert [card.alert for card in people.alerts(all=True)] == [name]
+
+
+@pytest.mark.parametrize("point", ["reply", "before:Delivered", "after:Delivered", "before:Applied", "after:Applied"])
+def test_a_router_killed_on_the_way_of_a_reply(tmp_path: Path, point: str) -> None:
+    run = make_run(tmp_path / "run")
+    with AgentProcess(run, 0) as agent:
+        with RouterProcess(run, die=point) as doomed, doomed.inbox(timeout=2) as people:
+            name = agent.alert(1)
+            wait_until(lambda: people.alert(name))
+            with contextlib.suppress(RouterUnreachable):  # it may die before it answers
+                people.reply(name, "turn left", annotator="ada")
+            assert doomed.wait() == -9
+        with RouterProcess(run) as router, router.inbox() as people:
+            wait_until(lambda: (card := reply_of(people, name)) is not None and card.state == "applied")
+            assert agent.applied() == ["turn left"]
+            found = people.alert(name)
+            assert found is not None
+            assert [(card.text, card.applied_step) for card in found[1]] == [("turn left", 1)]
+
+
+def test_an_agent_killed_between_applying_guidance_and_saying_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    with RouterProcess(run) as router, router.inbox() as people:
+        with AgentProcess(run, 0, ROUTER_TEST_DIE="applied") as doomed:
+            name = doomed.alert(1)
+            wait_until(lambda: people.alert(name))
+            people.reply(name, "turn left", annotator="ada")
+            assert doomed.wait() == -9
+        card = reply_of(people, name)
+        assert card is not None
+        assert card.applied_at is None
+        with AgentProcess(run, 0) as agent:
+            wait_until(lambda: (card := reply_of(people, name)) is not None and card.state == "applied")
+            card = reply_of(people, name)
+            assert card is not None
+            assert card.applied_step == 1
+            assert agent.order(do="state")["epoch"] == 2
+            assert agent.applied() == ["turn left"]
+
+
+def test_replies_find_an_agent_that_was_killed_and_came_back(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    with RouterProcess(run) as router, router.inbox() as people:
+        with AgentProcess(run, 0) as first:
+            name = first.alert(1)
+            wait_until(lambda: people.alert(name))
+            first.kill()
+        people.reply(name, "while it was away", annotator="ada")
+        people.reply(name, "and another", annotator="bob")
+        with AgentProcess(run, 0) as second:
+            wait_until(lambda: len(second.applied()) == 2)
+            assert second.applied() == ["while it was away", "and another"]
+
+
+def test_killing_everyone_again_and_again(tmp_path: Path) -> None:
+    """Four agents, six alerts each; before every round the router or agents die. Nothing is lost,
+    doubled or misrouted, and replies are applied in the order in which they were given."""
+    run = make_run(tmp_path / "run")
+    agents = {index: AgentProcess(run, index) for index in range(4)}
+    router = RouterProcess(run)
+    expected: dict[int, list[str]] = {index: [] for index in agents}
+    try:
+        for number in range(6):
+            names = {index: agent.alert(number) for index, agent in agents.items()}
+            if number % 3 == 1:
+                router.kill()
+                router.close()
+                router = RouterProcess(run)
+            for index in [index for index in agents if (number + index) % 3 == 2]:
+                agents[index].kill()
+                agents[index].close()
+                agents[index] = AgentProcess(run, index)
+            router.wait_ready()
+            with router.inbox() as people:
+                wait_until(lambda names=names, people=people: set(names.values()) <= {c.alert for c in people.alerts()})
+                for index, name in names.items():
+                    text = f"{number} for {index}"
+                    assert people.reply(name, text, annotator="ada")[0] == "accepted"
+                    expected[index].append(text)
+        for index, agent in agents.items():
+            wait_until(lambda agent=agent: len(agent.applied()) >= 6)
+            assert agent.applied() == expected[index]
+        with router.inbox() as people:
+            cards: list[Any] = []
+            wait_until(
+                lambda: (
+                    cards.clear()
+                    or cards.extend(reply_of(people, card.alert) for card in people.alerts(all=True))
+                    or all(card is not None and card.state == "applied" for card in cards)
+                )
+            )
+            assert len(cards) == 24
+            assert all(card.alert.startswith(card.episode) for card in cards)
+    finally:
+        for process in (*agents.values(), router):
+            process.close()

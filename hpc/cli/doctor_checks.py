@@ -308,25 +308,25 @@ CHECKS: dict[str, Check] = {
 
 
 def examine(subject: Subject, checks: Mapping[str, Check] = CHECKS, limit_s: float = LIMIT_S) -> list[Finding]:
-    """Run the checks side by side; one finding each, in their order.
+    """Run the checks; one finding each, in their order.
 
     A check that raises is a failed one. One that is not done after ``limit_s`` seconds is given up:
-    its thread is a daemon, so it does not hold up the end of the program either.
+    its thread is a daemon, so it does not hold up the end of the program either. One at a time,
+    because HDF5 is not safe in threads.
     """
-    found: dict[str, Finding] = {}
+    return [_finding(name, check, subject, limit_s) for name, check in checks.items()]
 
-    def run(name: str, check: Check) -> None:
+
+def _finding(name: str, check: Check, subject: Subject, limit_s: float) -> Finding:
+    found: list[Finding] = []
+
+    def run() -> None:
         try:
-            found[name] = Finding(name, *check(subject))
+            found.append(Finding(name, *check(subject)))
         except Exception as error:
-            found[name] = Finding(
-                name, "fail", f"the check broke: {type(error).__name__}: {error}", "report it as a bug"
-            )
+            found.append(Finding(name, "fail", f"the check broke: {error!r}", "report it as a bug"))
 
-    threads = {name: threading.Thread(target=run, args=(name, check), daemon=True) for name, check in checks.items()}
-    for thread in threads.values():
-        thread.start()
-    for thread in threads.values():
-        thread.join(limit_s)
-    late = f"no result after {limit_s:g} s"
-    return [found.get(name, Finding(name, "fail", late, "a file system or service hangs")) for name in checks]
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    return found[0] if found else Finding(name, "fail", f"no result after {limit_s:g} s", "look for a dead mount")

@@ -15,6 +15,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -30,17 +31,35 @@ def _prctl(option: int, value: int) -> None:
         raise OSError(ctypes.get_errno(), f"prctl({option}, {value})")
 
 
-def _descendants(root: int) -> list[int]:
-    """Living processes below ``root``, from one look at /proc."""
-    children: dict[int, list[int]] = {}
+def _processes() -> Iterator[tuple[int, int, int]]:
+    """(process, parent, session) of all living processes, from one look at /proc."""
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         with contextlib.suppress(OSError):
             # the command name in brackets may hold spaces and brackets itself
-            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            state, parent, _, session, *_ = (entry / "stat").read_text().rpartition(")")[2].split()
             if state != "Z":
-                children.setdefault(int(parent), []).append(int(entry.name))
+                yield int(entry.name), int(parent), int(session)
+
+
+def kill_session(session: int) -> None:
+    """Kill what is left of a terminal session whose guard was itself killed. For the owner; daemons
+    that left the session are beyond its reach."""
+    for _ in range(10):  # one may fork while the others are killed
+        left = [pid for pid, _, of in _processes() if of == session]
+        if not left:
+            return
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.002)
+
+
+def _descendants(root: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for pid, parent, _ in _processes():
+        children.setdefault(parent, []).append(pid)
     found: list[int] = []
     level = [root]
     while level:

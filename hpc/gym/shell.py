@@ -63,6 +63,7 @@ class Shell:
         self.alive = False
         self._pid = 0
         self._failure = ""
+        self._guarded = False  # the guard has said that nothing is left
         self._token = secrets.token_hex(16)  # of the report that is awaited
         self._mark = b""  # set while waiting for it to be printed
         self._held = b""  # the end of what was read: it may be the beginning of the mark
@@ -248,6 +249,7 @@ class Shell:
                 self._pid = int(value)
             elif kind == "exit":
                 self._exit_code = int(value)
+                self._guarded = True
             else:
                 self._failure = value
 
@@ -268,6 +270,9 @@ class Shell:
         if self.gone.is_set():
             return
         self.alive = False
+        if not self._guarded and self._pid > 0:
+            self._exit_code = 137
+            guard.kill_session(self._pid)
         with contextlib.suppress(OSError):
             while data := os.read(self._terminal, 65536):
                 self._take(data)

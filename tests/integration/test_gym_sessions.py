@@ -179,11 +179,14 @@ async def test_a_shell_that_ends_is_replaced(session: Session, command: str, cod
     assert await _run(session, "echo [$MARK]") == (["[]"], 0)
 
 
-async def test_killing_the_guard_is_survived(session: Session) -> None:
-    await session.run("kill -9 $PPID; sleep 1000")
+async def test_killing_the_guard_is_survived(session: Session, tmp_path: Path) -> None:
+    await session.run("echo $PPID > guard; sh -c 'echo $$ > job; exec sleep 99' & sh -c 'echo $$ > own; exec sleep 99'")
+    guard, *pids = [await _pid_in(tmp_path / name) for name in ("guard", "job", "own")]
+    os.kill(guard, signal.SIGKILL)
 
     assert await session.wait(DEADLINE_S)
     assert session.exit_code == 137
+    await _until(lambda: not any(_alive(pid) for pid in pids), "its processes are gone")
     assert await _run(session, "echo on") == (["on"], 0)
 
 

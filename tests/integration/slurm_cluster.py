@@ -25,6 +25,7 @@ class DevSlurm:
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
         self.conf = folder / "etc" / "slurm.conf"
+        self.path = os.environ["PATH"]  # a test may change it
         self.script("start", *options)
 
     def script(self, verb: str, *arguments: str) -> str:
@@ -38,7 +39,7 @@ class DevSlurm:
 
     def call(self, *argv: str) -> str:
         """Run one of Slurm's programs on this cluster."""
-        environment = {**os.environ, "SLURM_CONF": str(self.conf)}
+        environment = {**os.environ, "SLURM_CONF": str(self.conf), "PATH": self.path}
         return subprocess.run(argv, env=environment, capture_output=True, text=True, check=True, timeout=60).stdout
 
     def config(
@@ -81,6 +82,15 @@ def slurm_cluster(dev_slurm: DevSlurm, monkeypatch: pytest.MonkeyPatch) -> Itera
 def run_dir(tmp_path: Path) -> RunDir:
     """An empty run directory."""
     return RunDir.create(tmp_path / "runs" / "tried", manifest={}, config={}, config_hash="0" * 16)
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Poll until the condition holds; fail if it never does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s")
+        time.sleep(0.05)
 
 
 def wait_for(

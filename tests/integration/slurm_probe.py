@@ -53,6 +53,7 @@ class Probe(msgspec.Struct, frozen=True):
         if self.act == "work":
             allocation.on_stop(lambda _reason: stopped.set())
         if not stopped.wait(self.seconds):
+            self._note(run, allocation, "end")
             return 0
         self._note(run, allocation, "stop")
         return self.on_cancel if allocation.stop_reason == "cancel" else REQUEUE

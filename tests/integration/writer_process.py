@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from hpc.rundir import RunDir
-from hpc.trajectories.records import ActionTaken, AttemptStarted, Observed
+from hpc.trajectories.records import ActionTaken, AttemptStarted, Observed, OutcomeReached
 from hpc.trajectories.writer import TrajectoryWriter
 from tests.unit.trajectories.samples import header, outcome, step_records
 
@@ -21,6 +21,9 @@ def main(root: str, index: int, steps: int, size: int) -> None:
     with TrajectoryWriter.open(run, index) as writer:
         if not writer.records:
             writer.append(header(index, run.name))
+        if isinstance(writer.records[-1], OutcomeReached):  # killed between its outcome and the sealed file
+            writer.seal()
+            return
         epoch = sum(isinstance(record, AttemptStarted) for record in writer.records) + 1
         writer.append(AttemptStarted(epoch=epoch, at=time.time(), host="here"))
         done = sum(isinstance(record, ActionTaken) for record in writer.records)

@@ -97,6 +97,7 @@ class LiveView:
         temporary.unlink(missing_ok=True)
         temporary.write_bytes(_empty_view(records))
         self._file = h5py.File(temporary, "r+", libver=LIBVER, locking=False)
+        os.set_inheritable(self._file.id.get_vfd_handle(), False)  # not for the agent's shells
         self._datasets = {name: self._file[name] for name in (*TABLES, *ARRAYS)}  # kept open: closing one writes
         self._file.swmr_mode = True
         self._write([*records])
@@ -138,7 +139,7 @@ def _divert(file: Any) -> None:
     its exit. With the null device in the file descriptor's place it closes in peace.
     """
     nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    os.dup2(nowhere, file.id.get_vfd_handle())
+    os.dup2(nowhere, file.id.get_vfd_handle(), inheritable=False)
     os.close(nowhere)
 
 

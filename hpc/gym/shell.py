@@ -36,7 +36,7 @@ START_S = 30.0
 _DRAIN_S = 2.0
 _GONE_S = 10.0
 _KILL_ROUNDS = 10
-_KILL_PAUSE_S = 0.1
+_KILL_PAUSE_S = 0.05
 _WINDOW = (50, 200)  # rows, columns
 
 
@@ -140,28 +140,34 @@ class Shell:
         self._over.clear()
         self._token = secrets.token_hex(16)  # a shell's own loop could find and write to the pipe
         # two lines: an interrupt throws away the rest of its line, and must not take the report along
-        self._send(
-            f"builtin eval {quoted(command)} 0</dev/tty {guard.REPORTS_FD}>&-",
-            f"builtin printf '{self._token} %d\\n' \"$?\" >&{guard.REPORTS_FD}",
-        )
+        self._send(f"builtin eval {quoted(command)} 0</dev/tty {guard.REPORTS_FD}>&-", self._report_line)
 
     def type(self, text: str) -> None:
         """Type into the command that runs."""
-        with contextlib.suppress(BlockingIOError):  # a program that reads nothing: the line is full
+        with contextlib.suppress(OSError):  # a program that reads nothing, so the line is full; or it just died
             os.write(self._terminal, text.encode(errors="replace"))
 
     async def stop_command(self) -> bool:
-        """Kill the processes of the running command, and nothing else; whether that ended it."""
+        """Kill the processes of the running command, and nothing else; whether that ended it.
+
+        When it did not, the shell must be closed: it prints nothing from here on.
+        """
         self._silent = True  # what the shell says about the kill is not the command's output
-        try:
-            for _ in range(_KILL_ROUNDS):
-                if self._over.is_set() or not self.alive:
-                    break
-                self._strike()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._over.wait(), _KILL_PAUSE_S)
-        finally:
-            self._silent = False
+        for _ in range(_KILL_ROUNDS):
+            self._strike()
+            if await self._ends_in(_KILL_PAUSE_S) or not self.alive:
+                break
+            # an interrupt also takes along a line that the shell was reading just then: say it again
+            with contextlib.suppress(SessionError):
+                self._send(self._mark_line if self._mark else self._report_line)
+            if await self._ends_in(_KILL_PAUSE_S) or not self.alive:
+                break
+        self._silent = not self._over.is_set()
+        return self._over.is_set()
+
+    async def _ends_in(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._over.wait(), seconds)
         return self._over.is_set()
 
     def _strike(self) -> None:
@@ -191,11 +197,18 @@ class Shell:
         except (BrokenPipeError, BlockingIOError) as error:
             raise SessionError("the shell of this session does not take commands", "open another session") from error
 
+    @property
+    def _report_line(self) -> str:
+        return f"builtin printf '{self._token} %d\\n' \"$?\" >&{guard.REPORTS_FD}"
+
+    @property
+    def _mark_line(self) -> str:
+        return f"builtin printf '\\033]{self._mark[2:-1].decode()}\\007' >/dev/tty"
+
     def _ask_for_mark(self) -> None:
         self._mark = f"\x1b]{secrets.token_hex(16)}\x07".encode()
-        token = self._mark[2:-1].decode()
         with contextlib.suppress(SessionError):
-            self._send(f"builtin printf '\\033]{token}\\007' >/dev/tty")
+            self._send(self._mark_line)
         self._deadline = self._loop.call_later(_DRAIN_S, self._complete)
 
     def _read_terminal(self) -> None:
@@ -235,7 +248,8 @@ class Shell:
         if not data:
             self._loop.remove_reader(self._reports)
             return
-        if match := re.search(rf"{self._token} (\d+)\n".encode(), data):
+        match = re.search(rf"{self._token} (\d+)\n".encode(), data)
+        if match and not self._mark and not self._over.is_set():
             self._exit_code = int(match.group(1))
             self._ask_for_mark()
 

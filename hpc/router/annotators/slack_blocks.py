@@ -23,6 +23,7 @@ MAX_CHARACTERS = 12_500  # Slack refuses a message somewhat above this sum over 
 ACTION_CHARACTERS = 300
 OBSERVATION_CHARACTERS = 1200
 QUOTE_CHARACTERS = 280
+NAME = 100
 EARLIER = 5  # pieces of earlier guidance shown with an alert
 METADATA_EVENT = "apollo_post"
 
@@ -57,7 +58,12 @@ def _encode(value: Any) -> str:
 
 def _mention(user: str) -> str:
     """A Slack user by id as a mention, anybody else as plain words."""
-    return _Literal(f"<@{user}>" if _USER.fullmatch(user) else escape(user))
+    return _Literal(f"<@{user}>" if _USER.fullmatch(user) else escape(_words(user, NAME, "somebody")))
+
+
+def _words(text: str, limit: int, instead: str) -> str:
+    """What is shown of ``text``; Slack takes no empty texts."""
+    return cut(shown(text).strip() or instead, limit)
 
 
 class Blocks:
@@ -80,10 +86,10 @@ class Blocks:
         """The parent of an episode's thread: where the episode stands."""
         return self._message(
             "board",
-            title=cut(shown(f"{card.task or 'episode'} · {card.episode}"), HEADER),
+            title=_words(f"{card.task} · {card.episode}", HEADER, "episode"),
             card=card,
-            state=cut(shown(card.state), 40),
-            run=cut(shown(card.run), 100),
+            state=_words(card.state, NAME, "unknown"),
+            run=_words(card.run, NAME, "unknown"),
             ended=card.state in ENDED,
             fallback=cut(shown(f"{card.episode} is {card.state} at step {card.step}"), FALLBACK),
         )
@@ -93,8 +99,8 @@ class Blocks:
         steps = [
             {
                 "step": step.step,
-                "action": cut(shown(step.action) or "(no action)", ACTION_CHARACTERS),
-                "observation": cut_middle(shown(step.observation) or "(empty)", OBSERVATION_CHARACTERS),
+                "action": _words(step.action, ACTION_CHARACTERS, "(no action)"),
+                "observation": cut_middle(shown(step.observation).strip() or "(empty)", OBSERVATION_CHARACTERS),
                 "is_error": step.is_error,
             }
             for step in card.evidence[-self.shown_steps :]
@@ -104,11 +110,11 @@ class Blocks:
                 "alert",
                 title=cut(shown(f"{_HEADINGS[card.priority]} · {card.episode}"), HEADER),
                 card=card,
-                detector=cut(shown(card.detector), 100),
+                detector=_words(card.detector, NAME, "unknown"),
                 score=f"{card.score:.2f}",
-                reason=cut(shown(card.reason) or "no reason given", SECTION),
+                reason=_words(card.reason, SECTION, "no reason given"),
                 steps=steps,
-                earlier=[cut(shown(text), QUOTE_CHARACTERS) for text in card.earlier_guidance[-EARLIER:] if text],
+                earlier=[_words(text, QUOTE_CHARACTERS, "(empty)") for text in card.earlier_guidance[-EARLIER:]],
                 is_open=card.state in ("open", "answered"),
                 outcome=card.state.replace("_", " "),
                 fallback=cut(shown(f"{_HEADINGS[card.priority]} in {card.episode}: {card.reason}"), FALLBACK),
@@ -124,16 +130,15 @@ class Blocks:
             status=status,
             step=card.applied_step,
             annotator=card.annotator,
-            quote=cut(card.text, QUOTE_CHARACTERS) or "(no text)",
-            fallback=cut(f"{_RECEIPTS[status]}: {card.text}", FALLBACK),
+            quote=_words(card.text, QUOTE_CHARACTERS, "(no text)"),
+            fallback=cut(shown(f"{_RECEIPTS[status]}: {card.text}"), FALLBACK),
         )
 
     def guide(self, card: AlertCard) -> dict[str, Any]:
         """The modal behind the button Guide."""
         return self._render(
             "guide",
-            episode=cut(shown(card.episode), 200),
-            reason=cut(shown(card.reason), SECTION) or "no reason given",
+            reason=_words(card.reason, SECTION, "no reason given"),
             private=_Literal(json.dumps({"alert": card.alert, "episode": card.episode})),
         )
 

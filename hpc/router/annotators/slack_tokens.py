@@ -12,6 +12,7 @@ from hpc.core.errors import AnnotatorError
 
 BOT_TOKEN = "SLACK_BOT_TOKEN"
 APP_TOKEN = "SLACK_APP_TOKEN"
+MAX_FILE = 65536  # bytes
 _PREFIXES = {BOT_TOKEN: "xoxb-", APP_TOKEN: "xapp-"}
 _BOTH_WAYS = (
     f"export {BOT_TOKEN} (xoxb-…) and {APP_TOKEN} (xapp-…), or name a file that holds both with annotators.tokens_file"
@@ -67,11 +68,11 @@ def load_tokens(config: AnnotatorsConfig, environ: Mapping[str, str] | None = No
 def _read_private(path: Path) -> dict[str, str]:
     """``NAME=value`` lines of a file that only its owner can read."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise AnnotatorError(f"cannot read the token file {path}: {error.strerror}", _BOTH_WAYS) from error
-    with os.fdopen(descriptor, encoding="utf-8", errors="replace") as file:
-        status = os.fstat(file.fileno())  # of the file that was opened, not of what the name means by now
+    try:
+        status = os.fstat(descriptor)  # of the file that was opened, not of what the name means by now
         if not stat.S_ISREG(status.st_mode):
             raise AnnotatorError(f"the token file {path} is not a regular file", _BOTH_WAYS)
         if status.st_mode & 0o077:
@@ -79,7 +80,9 @@ def _read_private(path: Path) -> dict[str, str]:
             raise AnnotatorError(f"the token file {path} has mode {mode:04o}, others may read it", f"chmod 600 {path}")
         if status.st_uid not in (os.getuid(), 0):
             raise AnnotatorError(f"the token file {path} belongs to another user", "copy it and chmod 600 the copy")
-        lines = file.read(65536).splitlines()
+        lines = os.read(descriptor, MAX_FILE).decode(errors="replace").splitlines()
+    finally:
+        os.close(descriptor)
     values: dict[str, str] = {}
     for line in lines:
         name, equals, value = line.strip().removeprefix("export ").partition("=")

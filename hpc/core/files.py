@@ -20,10 +20,12 @@ def fsync_dir(path: Path) -> None:
         os.close(fd)
 
 
-def write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+def write_bytes(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
     """Replace ``path`` by ``data`` atomically and durably; readers see the old or the new file.
 
-    The file has ``mode`` from its first byte on, so a secret is never readable in between.
+    With ``durable=False`` it survives the end of this process but not a crash of the machine
+    within the next seconds. The file has ``mode`` from its first byte on, so a secret is never
+    readable in between.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -33,7 +35,8 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
             os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -41,7 +44,8 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    fsync_dir(path.parent)
+    if durable:
+        fsync_dir(path.parent)
 
 
 def write_text(path: Path, text: str, *, mode: int = 0o644) -> None:

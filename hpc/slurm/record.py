@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Literal
 
 import msgspec
@@ -18,17 +19,13 @@ from hpc.rundir import RunDir
 RECORD_VERSION = 1
 
 
-def array_spec(tasks: Sequence[int]) -> str:
+def array_spec(tasks: Iterable[int]) -> str:
     """Slurm's way to write a list of array indices: ``0-3,7``."""
-    parts: list[str] = []
     ordered = sorted(set(tasks))
-    start = 0
-    for position, task in enumerate(ordered):
-        if position + 1 == len(ordered) or ordered[position + 1] != task + 1:
-            first = ordered[start]
-            parts.append(str(first) if first == task else f"{first}-{task}")
-            start = position + 1
-    return ",".join(parts)
+    # within a run of consecutive numbers, number and position differ by the same
+    runs = (list(members) for _, members in groupby(enumerate(ordered), key=lambda pair: pair[1] - pair[0]))
+    ends = ((run[0][1], run[-1][1]) for run in runs)
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ends)
 
 
 def parse_spec(spec: str) -> list[int]:
@@ -129,8 +126,13 @@ def locked(run: RunDir) -> Iterator[None]:
 
 
 def write_record(run: RunDir, record: Record) -> None:
-    """Replace jobs.json; the caller holds `locked`."""
-    files.write_bytes(run.jobs, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+    """Replace jobs.json; the caller holds `locked`.
+
+    Not forced to the disk: a machine that crashes within seconds of a submission may lose it, as
+    the controller may lose the job itself; waiting for the disk would double what submitting costs.
+    """
+    text = msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+    files.write_bytes(run.jobs, text, durable=False)
 
 
 def with_submission(record: Record, name: str, job: JobRecord, submission: Submission) -> Record:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,15 @@ def plan_chunks(elements: Sequence[int], pack: int, max_array_size: int) -> list
 
     The chunks have no ids yet. Packed neighbours of a wanted element come with it.
     """
-    by_chunk: dict[int, set[int]] = {}
-    for element in elements:
-        number, task = divmod(element // pack, max_array_size)
-        by_chunk.setdefault(number, set()).add(task)
+    tasks = sorted({element // pack for element in elements})
     return [
-        Chunk(id="", offset=number * max_array_size * pack, tasks=array_spec(sorted(tasks)), pack=pack)
-        for number, tasks in sorted(by_chunk.items())
+        Chunk(
+            id="",
+            offset=number * max_array_size * pack,
+            tasks=array_spec([task - number * max_array_size for task in members]),
+            pack=pack,
+        )
+        for number, members in groupby(tasks, key=lambda task: task // max_array_size)
     ]
 
 

@@ -169,7 +169,7 @@ def _write_manifest(spec: JobSpec, cluster: ClusterConfig, run: RunDir) -> None:
         "signal_seconds": cluster.signal_seconds,
         "payloads": spec.payloads,
     }
-    files.write_bytes(run.elements(spec.name), msgspec.json.encode(manifest) + b"\n")
+    files.write_bytes(run.elements(spec.name), msgspec.json.encode(manifest) + b"\n", durable=False)
 
 
 def _submit_elements(

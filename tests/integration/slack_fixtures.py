@@ -68,6 +68,10 @@ class Server:
             return mine
         return [m for m in mine if m["metadata"]["event_payload"]["post_id"].startswith(kind)]
 
+    async def posts_of(self, alert: str) -> list[dict[str, Any]]:
+        """Messages that show an alert."""
+        return [m for m in await self.posts() if m["metadata"]["event_payload"]["alert_id"] == alert]
+
     @property
     def people(self) -> set[str]:
         return {person["id"] for person in self.ready["users"].values()}

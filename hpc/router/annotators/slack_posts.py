@@ -25,7 +25,7 @@ TURN_SECONDS = 1.0  # the longest wait before more urgent posts are looked for
 
 _CALLS_A_SECOND = 50 / 60  # Slack's tier 3: updates and reactions
 _CALL_BURST = 20
-_GONE = ("message_not_found", "thread_not_found", "cant_update_message", "too_many_reactions", "is_inactive")
+_GONE = ("message_not_found", "thread_not_found", "cant_update_message", "too_many_reactions")
 _CONTENT = ("invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long", "msg_too_long", "no_text")
 _MESSAGE_KEY = re.compile(r"([CGD][A-Z0-9]{2,20}):(\d+\.\d+)(?::\d+\.\d+)?")
 

@@ -28,6 +28,7 @@ PING_SECONDS = 5
 WATCH_SECONDS = 2.0
 STUCK_SECONDS = 6.0  # disconnected for so long with one address: the address is spent
 DEAD_SECONDS = 30.0  # disconnected for so long: the client is broken
+CLOSE_SECONDS = 3.0
 SILENT_SECONDS = 120.0  # nothing came for so long: ask Slack whether the tokens still count
 MANY_CONNECTIONS = 9  # Slack allows 10; ghosts of routers that were killed count until Slack notices
 
@@ -183,6 +184,7 @@ class Sockets:
         if socket.connecting is not None:
             socket.connecting.cancel()
         try:
-            await socket.client.close()  # type: ignore[no-untyped-call]
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await socket.client.close()  # type: ignore[no-untyped-call]
         except Exception as error:
             log.info("a Socket Mode connection did not close cleanly: %s", error)

@@ -29,6 +29,7 @@ CALL_SECONDS = 10.0
 PAGE = 200  # messages a call; Slack's own advice
 REACTION = "white_check_mark"
 
+log = logging.getLogger(__name__)
 quiet = logging.getLogger(f"{__name__}.sdk")
 """For slack-sdk, whose tracebacks tell of nothing that we do not report ourselves."""
 quiet.setLevel(logging.CRITICAL)
@@ -214,7 +215,7 @@ class SlackWeb:
         try:
             await self._call(self._client.chat_postEphemeral, channel=channel, user=user, text=text, thread_ts=thread)
         except CallFailed as failed:
-            quiet.debug("a note was not shown: %s", failed)
+            log.info("a note was not shown: %s", failed)
 
     async def open_view(self, trigger: str, view: dict[str, Any]) -> None:
         """Show a modal to whoever caused the trigger."""

@@ -58,7 +58,7 @@ class ServerConfig(Config):
     """How often a published endpoint is renewed."""
     probe_seconds: float = 15.0
     """How often one token is generated to see that the engine lives."""
-    probe_timeout: float = 60.0
+    probe_timeout: float = 30.0
     """A probe without an answer for so many seconds has failed, unless the engine generates for
     others."""
     degraded_after: int = 2

@@ -61,7 +61,7 @@ class Prober:
         timeout: seconds for one token.
     """
 
-    def __init__(self, url: str, model: str, *, api_key: str = "", timeout: float = 60.0) -> None:
+    def __init__(self, url: str, model: str, *, api_key: str = "", timeout: float = 30.0) -> None:
         self.url = url
         self.model = model
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}

@@ -27,7 +27,12 @@ _CHILD = Path(__file__).with_name("child.py")
 _ERROR = re.compile(r"(?:^|\s)((?:[\w.]*\.)?\w*(?:Error|Exception|Exit)): (.+)")
 _DETAIL = re.compile(r"^\s+(?:Value error|Assertion failed), (.*)")  # pydantic puts the message below
 _PREFIX = re.compile(r"^\([\w:]+(?: pid=\d+)?\) ?")
-_ECHOES = ("Engine core initialization failed", "Engine process failed", "EngineDeadError")
+_ECHOES = (
+    "Engine core initialization failed",
+    "Engine process failed",
+    "EngineDeadError",
+    "WorkerProc initialization failed",
+)
 """Errors that only repeat that another process failed; its own error, further up, says why."""
 
 

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +41,7 @@ BOOT_PROBE_SECONDS = 1.0
 DOUBT_PROBE_SECONDS = 2.0
 SETTLE_SECONDS = 1.0  # clients read the registry twice a second: late comers still arrive after a withdrawal
 KILL_SECONDS = 10.0
+CANCEL_SECONDS = 15.0  # Slurm kills a cancelled job after KillWait, 30 s by default
 MAX_CLASHES = 3
 
 
@@ -125,13 +126,10 @@ class Supervisor:
             raise
         finally:
             self._withdraw()
-            if self._process is not None:
-                self._process.sweep()
-            if self._prober is not None:
-                self._prober.close()
+            self._end_child()
             if self._port is not None:
                 self._port.release()
-            executor.shutdown(wait=False, cancel_futures=True)
+            executor.shutdown()
             shutil.rmtree(scratch, ignore_errors=True)
             failed = self._health.state == "FAILED"
             self._say("FAILED" if failed else "SHUTDOWN", self._health.reason if failed else self._stop_reason)
@@ -178,9 +176,7 @@ class Supervisor:
         self._withdraw()
         if self._process is not None:
             self._say("DEGRADED", self._health.reason)
-            self._process.sweep()
-        if self._prober is not None:
-            self._prober.close()
+        self._end_child()
         if self._port is None:
             self._port = HeldPort(self._host)
         host, port = self._port.host, self._port.port
@@ -199,8 +195,18 @@ class Supervisor:
         url = f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
         self._prober = Prober(url, self.model.name, api_key=command.api_key, timeout=self.server.probe_timeout)
         self._booted_at = self._clock()
-        self._probe, self._probe_due = None, self._booted_at + BOOT_PROBE_SECONDS
+        self._probe_due = self._booted_at + BOOT_PROBE_SECONDS
         log.info("started %s as process %d", url, self._process.pid)
+
+    def _end_child(self) -> None:
+        """Leave nothing of the last child. A probe still under way ends with it: its connection is cut."""
+        if self._process is not None:
+            self._process.sweep()
+        if self._probe is not None:
+            wait([self._probe])
+            self._probe = None
+        if self._prober is not None:
+            self._prober.close()
 
     def _look(self, executor: ThreadPoolExecutor) -> Decision:
         """See how the child does."""
@@ -224,19 +230,20 @@ class Supervisor:
         return self._judge(result)
 
     def _judge(self, result: ProbeResult) -> Decision:
-        wait = self.server.probe_seconds if result.verdict == "answered" else DOUBT_PROBE_SECONDS
-        self._probe_due = self._clock() + (BOOT_PROBE_SECONDS if self._health.booting else wait)
         if result.verdict == "refused":
             return self._health.hopeless(f"the server refuses a one-token request: {result.reason}")
-        if result.verdict == "unanswered":
-            return self._health.unanswered(result.reason)
-        decision = self._health.answered()
-        self._probe_due = self._clock() + self.server.probe_seconds
+        if result.verdict == "answered":
+            decision, again = self._health.answered(), self.server.probe_seconds
+        else:
+            decision = self._health.unanswered(result.reason)
+            again = BOOT_PROBE_SECONDS if self._health.booting else DOUBT_PROBE_SECONDS
+        self._probe_due = self._clock() + again
         return decision
 
     def _drain(self, reason: str) -> None:
         """Stop taking new episodes' requests, let the present ones finish, then end the child."""
-        deadline = self._clock() + self.server.drain_seconds
+        seconds = self.server.drain_seconds if reason != "cancel" else min(self.server.drain_seconds, CANCEL_SECONDS)
+        deadline = self._clock() + seconds
         self._stop_reason = reason
         self._say("SHUTDOWN", f"draining: {reason}")
         if self._endpoint is not None:

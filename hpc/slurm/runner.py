@@ -99,6 +99,8 @@ def run_in_pool(
     )
 
     def judge(number: int) -> StopReason:
+        if backend == "slurm":  # Slurm signals all processes of a job, not the pool alone
+            return _judge(number, own.look(job_id), allocation, manifest)
         return "cancel" if number == signal.SIGTERM else _judge(number, None, allocation, manifest)
 
     StopWatcher(allocation, judge=judge, signal_seconds=manifest.signal_seconds).start()

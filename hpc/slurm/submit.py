@@ -230,7 +230,7 @@ def _local_script(spec: JobSpec, cluster: ClusterConfig, run: RunDir) -> str:
             f"# local: the elements {array_spec(range(len(spec.payloads)))} of {spec.name}, {width} at a time",
             *(f"# {each.kind} {each.job}" for each in spec.after),
             *cluster.setup,
-            f"exec {shlex.join(element_command(cluster, run.elements(spec.name)))} --in-pool --index INDEX",
+            f"exec {shlex.join(element_command(cluster, run.elements(spec.name)))} --in-pool PID --index INDEX",
             "",
         ]
     )

@@ -62,7 +62,7 @@ def dev_slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevSlurm]:
         pytest.skip("the Debian packages of Slurm are not installed; see scripts/dev-slurm")
     folder = tmp_path_factory.mktemp("slurm", numbered=True)
     try:
-        yield DevSlurm(folder, "max_array_size=10", "slurmd_timeout=5")
+        yield DevSlurm(folder, "max_array_size=10", "slurmd_timeout=10")
     finally:
         subprocess.run([sys.executable, str(SCRIPT), "stop", str(folder)], capture_output=True, check=True)
 

@@ -182,3 +182,14 @@ def test_preemption_by_sigterm_alone_is_heard_too(sigterm_only: DevSlurm, run_di
     crowd_out(sigterm_only)
     wait_for(run_dir, "job", all_in("DONE"))
     assert life(run_dir) == [("start", 0, None), ("stop", 0, "preempt"), ("start", 1, None)]
+
+
+def test_packed_elements_hear_of_it_each(sigterm_only: DevSlurm, run_dir: RunDir) -> None:
+    """Slurm signals every process of the step at once, the pool and its elements."""
+    config = sigterm_only.config(partition="low", elements_per_job=2)
+    slurm.submit(JobSpec("job", KIND, [WORK, WORK]), config, run_dir)
+    wait_for(run_dir, "job", lambda _es: bool(events(run_dir, "p", 0)) and bool(events(run_dir, "p", 1)))
+    crowd_out(sigterm_only)
+    wait_for(run_dir, "job", all_in("DONE"))
+    for index in (0, 1):
+        assert life(run_dir, index) == [("start", 0, None), ("stop", 0, "preempt"), ("start", 1, None)]

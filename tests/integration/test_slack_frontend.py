@@ -302,6 +302,16 @@ async def test_members_of_the_user_group_are_heard_and_a_silent_group_hears_nobo
         assert len(desk.replies) == 1
 
 
+async def test_our_own_messages_are_no_replies(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Not even while nobody can tell who belongs to the user group."""
+    async with thread(tmp_path, annotators=(), usergroup="S0EXPERTS", usergroup_seconds=0.01) as (server, desk):
+        await server.ctl("fault", method="usergroups.users.list", status=503, times=50)
+        desk.raise_alert()
+        await until(lambda: "alert:al-1" in desk.published)
+        await _answered(server, 2)
+        assert (desk.verdicts, caplog.text) == ([], "")
+
+
 async def test_an_edit_is_a_correction_beside_the_first_text(tmp_path: Path) -> None:
     async with thread(tmp_path) as (server, desk):
         ts = await server.say("alice", "set anneal to 350C", desk.thread_ts())

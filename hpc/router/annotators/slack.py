@@ -44,7 +44,7 @@ class SlackFrontend:
         """Whether everything is in place: tokens, scopes, channel, annotators.
 
         Returns:
-            ``team``, ``bot``, ``channel``, ``channel_name``, ``scopes`` and ``annotators`` (a count).
+            ``team``, ``bot``, ``bot_user``, ``channel``, ``channel_name``, ``scopes`` and ``annotators`` (a count).
 
         Raises:
             AnnotatorError: it can never work as it is, or Slack cannot be reached now.
@@ -70,7 +70,7 @@ class SlackFrontend:
             log.info("Slack: %s in %s, channel %s", found["bot"], found["team"], found["channel_name"])
             try:
                 async with asyncio.TaskGroup() as group:
-                    _Service(self._config, self._tokens, desk, web, group).start()
+                    _Service(self._config, self._tokens, desk, web, group, found["bot_user"]).start()
             except BaseExceptionGroup as failures:
                 raise _worst(failures) from failures
 
@@ -105,6 +105,7 @@ class SlackFrontend:
         return {
             "team": who.get("team"),
             "bot": who.get("user"),
+            "bot_user": str(who.get("user_id", "")),
             "channel": self._config.channel,
             "channel_name": channel.get("name"),
             "scopes": sorted(scopes or ()),
@@ -131,7 +132,13 @@ class _Service:
     """The parts of one run of the frontend, joined."""
 
     def __init__(
-        self, config: SlackConfig, tokens: SlackTokens, desk: Desk, web: SlackWeb, group: asyncio.TaskGroup
+        self,
+        config: SlackConfig,
+        tokens: SlackTokens,
+        desk: Desk,
+        web: SlackWeb,
+        group: asyncio.TaskGroup,
+        bot_user: str,
     ) -> None:
         blocks = Blocks(config.shown_steps)
         allow = AllowList(config, web.usergroup_members)
@@ -141,7 +148,7 @@ class _Service:
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._publisher = Publisher(desk, web, blocks, config)
         self._sockets = Sockets(web, tokens, config.sockets, self._take, self._missing.set)
-        self._replies = Replies(desk, web, allow, on_missed=self._sockets.suspect)
+        self._replies = Replies(desk, web, allow, bot_user, on_missed=self._sockets.suspect)
         self._actions = Actions(desk, web, allow, blocks)
 
     def start(self) -> None:

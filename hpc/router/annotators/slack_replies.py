@@ -32,15 +32,23 @@ class Replies:
     """Hands thread replies of annotators to the desk.
 
     Args:
+        bot_user: id of the app's own user, whose messages are no replies.
         on_missed: called when a reply was found by reading that no socket had brought.
     """
 
     def __init__(
-        self, desk: Desk, web: SlackWeb, allow: AllowList, *, on_missed: Callable[[float], None] = lambda ts: None
+        self,
+        desk: Desk,
+        web: SlackWeb,
+        allow: AllowList,
+        bot_user: str,
+        *,
+        on_missed: Callable[[float], None] = lambda ts: None,
     ) -> None:
         self._desk = desk
         self._web = web
         self._allow = allow
+        self._bot_user = bot_user
         self._on_missed = on_missed
         self._told: set[tuple[str, str]] = set()  # strangers and the threads where they know it
 
@@ -68,6 +76,8 @@ class Replies:
         """Whose thread the message is a reply in; None for everything that is no reply."""
         thread, ts = message.get("thread_ts"), message.get("ts")
         if not thread or not ts or thread == ts or message.get("subtype") not in _WRITTEN:
+            return None
+        if message.get("user") == self._bot_user:
             return None
         return self._desk.episode_of_thread(thread_reference(channel, str(thread)))
 

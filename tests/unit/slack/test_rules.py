@@ -151,7 +151,7 @@ class _NoThreads:
 
 @pytest.mark.parametrize("turns", range(6))
 async def test_catching_up_ends_when_cancelled_while_it_is_woken(turns: int) -> None:
-    replies = Replies(cast(Any, _NoThreads()), cast(Any, None), cast(Any, None))
+    replies = Replies(cast(Any, _NoThreads()), cast(Any, None), cast(Any, None), "U0APOLLO0")
     wake = asyncio.Event()
     task = asyncio.create_task(replies.keep_catching_up(60, wake))
     await asyncio.sleep(0.01)

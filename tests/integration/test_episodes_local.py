@@ -1,0 +1,78 @@
+"""The main job on the local executor, with the stub in vLLM's place."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+from tests.integration.whole_job import check_trajectory, stub_runtime, until, whole_job
+
+EPISODES = 3
+
+
+def test_alerts_are_answered_in_slack_and_applied(tmp_path: Path) -> None:
+    with whole_job(tmp_path, "small", EPISODES) as job:
+        job.hpc("episodes", "submit", "cluster=local", *stub_runtime(tmp_path), *job.overrides(EPISODES))
+        job.wait_results(EPISODES)
+        replies = job.human_replies()
+        applied = []
+        for index in range(EPISODES):
+            shown = json.loads(job.hpc("traj", "show", str(job.run.trajectory(index)), "--json"))
+            assert shown["outcome"]["status"] == "finished" and shown["outcome"]["final_score"] >= 80
+            assert {"id", "detector", "score", "step", "sent_at"} <= shown["alerts"][0].keys()
+            check_trajectory(job.run, index)
+            alerts = {alert["id"] for alert in shown["alerts"]}
+            for guidance in shown["guidance"]:
+                assert guidance["alert_id"] in alerts  # for this episode and no other
+                assert guidance["sent_at"] <= guidance["delivered_at"] <= guidance["applied_at"]
+                applied.append(guidance["text"])
+        assert applied and sorted(applied) == sorted(replies)
+        until(job.run.done.exists, "the end of the run")
+        receipts = [message["text"] for message in job.slack_messages() if "applied at step" in message["text"]]
+        assert len(receipts) == len(applied)
+        page = Path(job.hpc("episodes", "report", "small").strip())
+        assert page.read_text().count("<svg") >= EPISODES
+        assert json.loads(job.hpc("episodes", "status", "small", "--json"))["episodes"][0]["state"] == "finished"
+
+
+def test_killed_episodes_resume_at_their_step(tmp_path: Path) -> None:
+    with whole_job(tmp_path, "killed", 2) as job:
+        job.hpc("episodes", "submit", "cluster=local", *stub_runtime(tmp_path), *job.overrides(2))
+        until(lambda: job.progress(0).get("guidance", 0) >= 1, "guidance in episode 0")
+        job.hpc("episodes", "cancel", "killed", "--yes")
+        assert "resume" in job.hpc("episodes", "resume", "no-such-run", code=2) or True
+        before = job.progress(0)["step"]
+        job.hpc("episodes", "resume", "killed")
+        job.wait_results(2)
+        summary = check_trajectory(job.run, 0)
+        assert summary["attempts"] == 2 and summary["steps"] > before
+        assert summary["outcome"]["status"] == "finished"
+
+
+def test_a_killed_router_comes_back_and_nothing_is_lost(tmp_path: Path) -> None:
+    with whole_job(tmp_path, "router", 2) as job:
+        job.hpc("episodes", "submit", "cluster=local", *stub_runtime(tmp_path), *job.overrides(2))
+        until(lambda: job.progress(0).get("alerts", 0) >= 1, "an alert")
+        os.kill(int(json.loads(job.run.router.read_text())["pid"]), signal.SIGKILL)
+        job.hpc("router", "start", "router")
+        job.wait_results(2)
+        for index in range(2):
+            assert check_trajectory(job.run, index)["outcome"]["status"] in ("finished", "truncated")
+
+
+def test_bad_starts_say_one_clear_line(tmp_path: Path) -> None:
+    with whole_job(tmp_path, "bad", 1) as job:
+        common = ["cluster=local", *job.overrides(1)]
+        missing = {k: v for k, v in job.env.items() if not k.startswith("SLACK_")}
+        runtime = stub_runtime(tmp_path)
+        said = job.hpc("episodes", "submit", *runtime, *common, code=1, env=missing)
+        assert said.startswith("error: ") and "SLACK_BOT_TOKEN" in said
+        said = job.hpc("episodes", "submit", *common, *runtime[:3], "model.path=/no/such/model", code=2)
+        assert "/no/such/model" in said
+        said = job.hpc("episodes", "submit", *common, "agent.max_step=3", code=2)
+        assert "agent.max_step" in said and "max_steps" in said
+        assert not job.run.root.exists()  # nothing half-written
+        said = job.hpc("inbox", "list", "--run", "bad", code=2)
+        assert "no run directory" in said

@@ -14,6 +14,7 @@ A dead router costs nothing but the delay of its messages.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -239,10 +240,9 @@ class Mailbox:
                 if str(error) != self._complaint:
                     self._complaint = str(error)
                     log.warning("no connection to the router: %s", error)
-            try:
-                await asyncio.wait_for(self._wake.wait(), TICK_SECONDS)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_SECONDS):  # wait_for would swallow a cancellation (3.11)
+                    await self._wake.wait()
 
     async def _send_due(self) -> None:
         if not self._link.ready:
@@ -333,7 +333,6 @@ class Mailbox:
         self._changed = asyncio.Event()
 
     async def _wait_change(self, timeout: float | None) -> None:
-        try:
-            await asyncio.wait_for(self._changed.wait(), timeout)
-        except TimeoutError:
-            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._changed.wait()

@@ -244,10 +244,9 @@ class Router:
             for send in self._state.tick(time.time()):
                 self._counters["guidance_sent"] += 1
                 await self._send(self._agents, send.route, encode(send.message))
-            try:
-                await asyncio.wait_for(self._wake.wait(), TICK_SECONDS)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_SECONDS):  # wait_for would swallow a cancellation (3.11)
+                    await self._wake.wait()
 
     # ---- annotators
 
@@ -319,7 +318,8 @@ class Router:
                 if late > DRAIN_SECONDS or (late > 0 and not self.desk.counts()["posts_due"]):
                     return "done"
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), LOOK_SECONDS)
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._stop.wait()
         return "stopped"
 
     def _end_silent_episodes(self, silence: float, *, run_over: bool = False) -> None:

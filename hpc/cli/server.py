@@ -197,14 +197,20 @@ def _config(run: RunDir) -> Any:
 def _rows(runs: list[RunDir]) -> list[ReplicaRow]:
     """The replicas of runs that start servers of their own; one question to the scheduler for all."""
     from hpc import slurm
-    from hpc.serving.overview import server_rows
+    from hpc.serving.overview import Scheduled, server_rows
 
     elements = slurm.states_of(runs)
     rows = []
     for run in runs:
         job = _job(_config(run).name)
-        mine = [element for element in elements[run.root.as_posix()] if element.job == job]
-        rows += server_rows(run, {element.index: (element.state, element.reason) for element in mine})
+        rows += server_rows(
+            run,
+            {
+                element.index: Scheduled(element.state, element.reason, element.job_id)
+                for element in elements[run.root.as_posix()]
+                if element.job == job
+            },
+        )
     return rows
 
 

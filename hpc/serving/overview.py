@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -16,6 +16,14 @@ WAITING = ("PENDING", "REQUEUED", "BLOCKED")
 """The scheduler's states in which a replica's job does not run."""
 ENDED = ("FAILED", "TIMEOUT", "CANCELLED", "PREEMPTED", "NODE_FAIL")
 AT_WORK = ("LAUNCHING", "READY", "DEGRADED")
+
+
+class Scheduled(NamedTuple):
+    """What the scheduler knows of a replica's job."""
+
+    state: str
+    reason: str = ""
+    job_id: str = ""
 
 
 class ReplicaRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,12 +42,12 @@ class ReplicaRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def server_rows(
-    run: RunDir, scheduled: Mapping[int, tuple[str, str]] | None = None, now: float | None = None
+    run: RunDir, scheduled: Mapping[int, Scheduled] | None = None, now: float | None = None
 ) -> list[ReplicaRow]:
     """The replicas of a run's server; none when its server is an external one.
 
     Args:
-        scheduled: replica -> the scheduler's state and reason of its job.
+        scheduled: replica -> what the scheduler knows of its job.
         now: Unix seconds; None: the present.
     """
     config = run.read_config()
@@ -52,7 +60,8 @@ def server_rows(
     rows = []
     for replica in range(int(server["replicas"])):
         said, endpoint = states.get(replica), endpoints.get(replica)
-        state, reason = judge(said, endpoint, (scheduled or {}).get(replica), time.time() if now is None else now)
+        job = (scheduled or {}).get(replica)
+        state, reason = judge(said, endpoint, job, time.time() if now is None else now)
         rows.append(
             ReplicaRow(
                 run=run.name,
@@ -63,7 +72,7 @@ def server_rows(
                 reason=reason,
                 url=endpoint.url if endpoint is not None and state in ("READY", "DRAINING") else "",
                 host=said.host if said is not None else "",
-                job_id=said.job_id if said is not None else "",
+                job_id=job.job_id if job is not None else said.job_id if said is not None else "",
                 log=said.log if said is not None else "",
             )
         )
@@ -71,11 +80,11 @@ def server_rows(
 
 
 def judge(
-    said: ServerState | None, endpoint: Endpoint | None, scheduled: tuple[str, str] | None, now: float
+    said: ServerState | None, endpoint: Endpoint | None, scheduled: Scheduled | None, now: float
 ) -> tuple[str, str]:
     """State and reason of a replica from what it said last, what it publishes and what the scheduler
     knows of its job. A job that was killed cannot say so itself. Pure."""
-    job, why = scheduled or ("", "")
+    job, why, _ = scheduled or Scheduled("")
     live = endpoint is not None and not endpoint.is_stale(now)
     if live and endpoint is not None and endpoint.state == "DRAINING":
         return "DRAINING", said.reason.removeprefix("draining: ") if said is not None else ""

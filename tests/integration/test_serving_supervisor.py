@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import httpx
@@ -18,9 +20,10 @@ from hpc.config.runtime import RuntimeConfig
 from hpc.config.server import ServerConfig
 from hpc.core.errors import ConfigError
 from hpc.serving import registry
+from hpc.serving.probe import Prober
 from hpc.serving.supervisor import Supervisor
 from tests.integration.serving_run import make_model, make_run, serving, until
-from tests.integration.stub_openai import script_stub, stub_state, write_program
+from tests.integration.stub_openai import script_stub, start_stub, stub_state, write_program
 
 QUICK = {"probe_seconds": 0.2, "probe_timeout": 1.0, "heartbeat_seconds": 0.2, "drain_seconds": 10.0}
 
@@ -244,3 +247,26 @@ def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path, monkeypatch: py
         served.wait_endpoint()
         assert list(scratch.iterdir())
     assert list(scratch.iterdir()) == []
+
+
+def test_a_full_server_is_not_taken_for_a_hung_one() -> None:
+    """The probe gets no token in time; what tells the two apart is whether others get theirs."""
+    with start_stub() as stub, contextlib.closing(Prober(stub.url, "stub", timeout=1.0)) as prober:
+        stub.script(default={"text": "ok", "delay": 600.0})
+        hung = prober.generate()
+        assert (hung.verdict, hung.reason) == ("unanswered", "no token within 1 s")
+        stop = threading.Event()
+
+        def keep_busy() -> None:
+            while not stop.is_set():
+                stub.script({"text": "served"})
+                httpx.post(f"{stub.url}/chat/completions", json={"model": "stub", "messages": []})
+
+        others = threading.Thread(target=keep_busy)
+        others.start()
+        try:
+            full = prober.generate()
+        finally:
+            stop.set()
+            others.join()
+        assert (full.verdict, full.reason) == ("answered", "busy")

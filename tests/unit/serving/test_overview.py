@@ -6,7 +6,7 @@ import pytest
 
 from hpc.rundir import RunDir
 from hpc.serving import registry
-from hpc.serving.overview import judge, server_rows
+from hpc.serving.overview import Scheduled, judge, server_rows
 from hpc.serving.registry import Endpoint, ServerState, StateName
 
 NOW = 1000.0
@@ -42,7 +42,7 @@ def published(heartbeat: float = NOW, **fields: str) -> Endpoint:
 def test_the_state_is_what_the_evidence_says(
     state: ServerState | None, endpoint: Endpoint | None, job: tuple[str, str] | None, expected: tuple[str, str]
 ) -> None:
-    assert judge(state, endpoint, job, NOW) == expected
+    assert judge(state, endpoint, Scheduled(*job) if job else None, NOW) == expected
 
 
 def make(folder: Path, server: dict[str, object]) -> RunDir:
@@ -54,10 +54,10 @@ def test_every_replica_has_a_row_and_only_live_ones_an_address(tmp_path: Path) -
     run = make(tmp_path / "r", {"kind": "vllm", "name": "s", "replicas": 2})
     registry.publish(run, published())
     registry.write_state(run, "s", 0, said("READY"))
-    rows = server_rows(run, {1: ("PENDING", "Resources")}, now=NOW)
-    assert [(row.replica, row.state, row.reason, row.url) for row in rows] == [
-        (0, "READY", "", "http://h/v1"),
-        (1, "PENDING", "Resources", ""),
+    rows = server_rows(run, {1: Scheduled("PENDING", "Resources", "7_1")}, now=NOW)
+    assert [(row.replica, row.state, row.reason, row.url, row.job_id) for row in rows] == [
+        (0, "READY", "", "http://h/v1", ""),
+        (1, "PENDING", "Resources", "", "7_1"),
     ]
 
 

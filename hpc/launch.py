@@ -24,7 +24,7 @@ from hpc.config.episodes import EpisodesConfig
 from hpc.config.router import RouterRunConfig
 from hpc.config.server import ServerRunConfig
 from hpc.core import files
-from hpc.core.errors import HpcError, UsageError
+from hpc.core.errors import JobError, UsageError
 from hpc.rundir import RunDir
 from hpc.serving.preflight import check_model
 from hpc.slurm import Dependency, JobSpec, SubmittedJob
@@ -34,6 +34,8 @@ from hpc.wire.keys import create_run_keys
 EPISODES = "episodes"
 ROUTER = "router"
 FINALIZE = "finalize"
+LEAVE_SECONDS = 120.0
+"""How long jobs may take to save and leave: servers drain, the router stays for late replies."""
 SECRETS = ("SLACK_BOT_TOKEN", "SLACK_APP_TOKEN")
 """Environment variables that only the router's job may see."""
 
@@ -120,6 +122,8 @@ def resume_episodes(run: RunDir) -> Launch:
     config = msgspec.convert(run.read_config(), EpisodesConfig)
     check_model(config.model, config.server, config.runtime)
     _check_annotators(config)
+    if run.done.exists():
+        _wait_until_gone(run)  # what is still leaving must not be taken for alive
     payloads = files.read_json(run.elements(EPISODES))["payloads"]
     states = {element.index: element.state for element in slurm.states(run, EPISODES)}
     missing = [
@@ -143,10 +147,27 @@ def resume_episodes(run: RunDir) -> Launch:
 
 
 def cancel_run(run: RunDir) -> int:
-    """Cancel every live job of a run; how many there were."""
+    """Cancel every live job of a run and wait until they have left; how many there were."""
     cancelled = slurm.cancel(run)
     run.mark_done("cancelled")
+    _wait_until_gone(run)
     return cancelled
+
+
+def _wait_until_gone(run: RunDir) -> None:
+    """Wait for the jobs of a run that is done or cancelled to save and leave.
+
+    Raises:
+        JobError: some are still there after `LEAVE_SECONDS`.
+    """
+    deadline = time.monotonic() + LEAVE_SECONDS
+    while left := sorted({element.job for element in slurm.states(run) if element.state in slurm.LIVE}):
+        if time.monotonic() > deadline:
+            raise JobError(
+                f"{', '.join(left)} of {run.name} did not leave within {LEAVE_SECONDS:g} s",
+                f"see `hpc run status {run.name}`, then repeat the command",
+            )
+        time.sleep(0.2)
 
 
 # ---- what a run is doing ----------------------------------------------------------------------
@@ -309,16 +330,3 @@ def _git_state(folder: Path) -> dict[str, Any] | None:
         return None
     return {"commit": commit, "dirty": dirty}
 
-
-__all__ = [
-    "HpcError",
-    "Launch",
-    "cancel_run",
-    "element_of_episode",
-    "episode_states",
-    "launch_episodes",
-    "launch_router",
-    "launch_server",
-    "resume_episodes",
-    "services",
-]

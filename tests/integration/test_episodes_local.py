@@ -30,7 +30,7 @@ def test_alerts_are_answered_in_slack_and_applied(tmp_path: Path) -> None:
                 applied.append(guidance["text"])
         assert applied and sorted(applied) == sorted(replies)
         until(job.run.done.exists, "the end of the run")
-        receipts = [message["text"] for message in job.slack_messages() if "applied at step" in message["text"]]
+        receipts = [message["ts"] for message in job.slack_messages() if "Applied at step" in json.dumps(message)]
         assert len(receipts) == len(applied)
         page = Path(job.hpc("episodes", "report", "small").strip())
         assert page.read_text().count("<svg") >= EPISODES
@@ -42,7 +42,6 @@ def test_killed_episodes_resume_at_their_step(tmp_path: Path) -> None:
         job.hpc("episodes", "submit", "cluster=local", *stub_runtime(tmp_path), *job.overrides(2))
         until(lambda: job.progress(0).get("guidance", 0) >= 1, "guidance in episode 0")
         job.hpc("episodes", "cancel", "killed", "--yes")
-        assert "resume" in job.hpc("episodes", "resume", "no-such-run", code=2) or True
         before = job.progress(0)["step"]
         job.hpc("episodes", "resume", "killed")
         job.wait_results(2)

@@ -1,0 +1,106 @@
+"""The main job on a real Slurm cluster: sixteen episodes, one preempted, one on a node that dies."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.integration.slurm_cluster import DevSlurm
+from tests.integration.whole_job import WholeJob, check_trajectory, stub_runtime, until, whole_job
+
+EPISODES = 16
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+
+
+def placed(cluster: DevSlurm) -> dict[str, str]:
+    """Slurm's id of each running array element or job -> its node."""
+    lines = cluster.call("squeue", "-h", "-r", "-t", "R", "-o", "%i %N").splitlines()
+    return {words[0]: words[1] for words in map(str.split, lines) if len(words) == 2}
+
+
+def slurm_id(job: WholeJob, index: int) -> str:
+    """The Slurm id of the element that plays an episode, as its first attempt recorded it."""
+    return str(json.loads((job.run.root / "elements" / "episodes" / f"{index}.json").read_text())["job_id"])
+
+
+def node_of(job: WholeJob, cluster: DevSlurm, index: int) -> str:
+    return placed(cluster).get(slurm_id(job, index), "")
+
+
+def test_sixteen_episodes_survive_preemption_and_a_lost_node(slurm_cluster: DevSlurm, tmp_path: Path) -> None:
+    with whole_job(tmp_path, "sixteen", EPISODES) as job:
+        job.hpc(
+            "episodes", "submit", "cluster=dev", *stub_runtime(tmp_path), *job.overrides(EPISODES),
+            "task.seconds_per_run=1.0",
+        )  # fmt: skip
+        jobs = json.loads(job.run.jobs.read_text())
+        services = _nodes_of_services(job, slurm_cluster)
+
+        moved = until(lambda: _victim(job, slurm_cluster, set()), "an episode with guidance, running")
+        step_moved = job.progress(moved)["step"]
+        slurm_cluster.call("scontrol", "requeue", slurm_id(job, moved))
+
+        lost = until(lambda: _victim(job, slurm_cluster, {moved}, avoid=services), "an episode on another node")
+        step_lost = job.progress(lost)["step"]
+        slurm_cluster.script("kill-node", node_of(job, slurm_cluster, lost))
+
+        job.wait_results(EPISODES, seconds=400)
+        summaries = [check_trajectory(job.run, index) for index in range(EPISODES)]
+        assert [summary["outcome"]["status"] for summary in summaries] == ["finished"] * EPISODES
+        for index, step in ((moved, step_moved), (lost, step_lost)):
+            assert summaries[index]["attempts"] >= 2
+            assert summaries[index]["started"][1]["resumed_at_step"] >= step
+        applied = sorted(guidance["text"] for summary in summaries for guidance in summary["guidance"])
+        assert applied and applied == sorted(job.human_replies())  # none lost, none twice
+        assert len([one for one in jobs["jobs"] if one["name"] == "episodes"]) == 1
+        until(job.run.done.exists, "the end of the run")
+        until(lambda: not placed(slurm_cluster), "servers and router to give their nodes back", 150)
+
+
+def test_slack_tokens_reach_the_router_alone(slurm_cluster: DevSlurm, tmp_path: Path) -> None:
+    with whole_job(tmp_path, "secret", 2) as job:
+        job.hpc("episodes", "submit", "cluster=dev", *stub_runtime(tmp_path), *job.overrides(2))
+        until(lambda: job.progress(0).get("step", 0) >= 2 and job.run.router.exists(), "a running episode")
+        token = job.slack["bot_token"].encode()
+        holders = set()
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                environment, argv = (process / "environ").read_bytes(), (process / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if str(job.run.root).encode() in argv:
+                assert token not in argv
+                if token in environment:
+                    holders.add(argv.split(b"elements/")[-1].split(b".json")[0])
+        assert holders == {b"router"}
+        for path in job.run.root.rglob("*"):
+            if path.is_file() and os.access(path, os.R_OK):
+                assert token not in path.read_bytes(), path
+
+
+def _nodes_of_services(job: WholeJob, cluster: DevSlurm) -> set[str]:
+    """Where servers, router and finalizer run: those nodes stay alive."""
+    until(lambda: job.progress(0).get("step", 0) >= 1, "a first step", 180)
+    elements = job.run.root / "elements"
+    ids = {
+        str(json.loads(path.read_text())["job_id"])
+        for path in elements.glob("*/*.json")
+        if path.parent.name != "episodes"
+    }
+    running = placed(cluster)
+    return {running[name] for name in ids if name in running}
+
+
+def _victim(job: WholeJob, cluster: DevSlurm, taken: set[int], avoid: set[str] | None = None) -> int | None:
+    """An episode that already got guidance and is still running, not on one of the nodes to avoid."""
+    for index in range(EPISODES):
+        if index in taken or job.result(index) or job.progress(index).get("guidance", 0) < 1:
+            continue
+        node = node_of(job, cluster, index)
+        if node and node not in (avoid or set()):
+            return index
+    return None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpc.router.state import Applied, Delivered, Effect, Ended, Joined, Missed, Moved, Raised, RouterState, Send
@@ -251,6 +251,7 @@ MESSAGES = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(ROUTES, MESSAGES), max_size=25))
 def test_whatever_is_said_guidance_goes_only_to_who_proved_the_right_last(said: list[tuple[bytes, Message]]) -> None:
     """A model in three lines: an episode's owner is the last connection whose Hello was not refused."""

@@ -5,7 +5,7 @@ import pickle
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpc.core.errors import WireDecodeError, WireError, WireVersionError
@@ -108,6 +108,7 @@ def test_the_sockets_do_not_take_each_others_messages() -> None:
     assert found_too.code == "type"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_no_bytes_whatsoever_make_the_codec_raise(frame: bytes) -> None:
     MESSAGES.examine(frame)
@@ -120,6 +121,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(["hello", "alert", "guidance", "ack", "progress", "bye", "reject"]),
     st.dictionaries(

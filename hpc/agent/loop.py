@@ -18,8 +18,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from hpc.agent.protocols import Environment, Model, Watcher
 from hpc.agent.state import EpisodeState, read_action
@@ -49,6 +49,9 @@ INTERRUPTED = (
 )
 BRIEF = 400  # characters of an action or observation shown to an annotator
 BRIEF_STEPS = 6
+STOP_LOOK_SECONDS = 1.0
+STOP_GRACE_SECONDS = 5.0
+"""How long an action may still take when the job must give its node back."""
 
 
 class Store(Protocol):
@@ -158,8 +161,10 @@ class EpisodeLoop:
             except GymError as error:
                 boundary: Boundary = "evaluator" if isinstance(error, EvaluatorError) else "environment"
                 return await self._end("failed", str(error), boundary)
-            except (EndpointNotFound, ServerNotReady):
-                raise  # the servers are gone, not the episode: it can be resumed
+            except (EndpointNotFound, ServerNotReady):  # the servers are gone, not the episode
+                if self._stopping():
+                    raise Interrupted from None
+                raise
             except ServingError as error:
                 return await self._end("failed", str(error), "model")
 
@@ -204,7 +209,14 @@ class EpisodeLoop:
         await self._carry_out(action)
 
     async def _carry_out(self, action: Action) -> None:
-        await self._observed(await self.environment.step(action))
+        acting = asyncio.ensure_future(self.environment.step(action))
+        try:
+            await _until(acting, self._stopping, grace=STOP_GRACE_SECONDS)
+            if not acting.done():
+                raise Interrupted
+        finally:
+            acting.cancel()
+        await self._observed(acting.result())
 
     async def _observed(self, observation: Observation) -> None:
         """The step is complete; let the detectors look, then take what annotators sent."""
@@ -305,7 +317,9 @@ class EpisodeLoop:
     async def _pause(self) -> None:
         started = self._clock()
         self._on_step(self, "paused")
-        await _first(self.mail.wait_resumed, self._stopping)
+        waiting = asyncio.ensure_future(self.mail.wait_resumed())
+        await _until(waiting, self._stopping)
+        waiting.cancel()
         self._paused_for += self._clock() - started
 
     async def _end(self, status: Status, reason: str, boundary: Boundary | None) -> OutcomeReached:
@@ -332,11 +346,10 @@ class EpisodeLoop:
         return outcome
 
 
-async def _first(wait: Callable[[], Awaitable[None]], stopping: Callable[[], bool]) -> None:
-    """Wait, but notice a stop within a second."""
-    task = asyncio.ensure_future(wait())
-    try:
-        while not task.done() and not stopping():
-            await asyncio.wait([task], timeout=1.0)
-    finally:
-        task.cancel()
+async def _until(task: asyncio.Future[Any], stopping: Callable[[], bool], grace: float = 0.0) -> None:
+    """Wait for the task, but no longer than ``grace`` seconds once the job must stop."""
+    while not task.done():
+        await asyncio.wait([task], timeout=STOP_LOOK_SECONDS)
+        if not task.done() and stopping():
+            await asyncio.wait([task], timeout=grace)
+            return

@@ -152,7 +152,7 @@ def read_action(text: str, tool_calls: Sequence[dict[str, Any]]) -> Action:
     name, arguments, call_id = call
     try:
         parsed = json.loads(arguments or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: nested without end
         return Action(name="null", call_id=call_id, problem=f"arguments of {name} are not JSON: {error}")
     if not isinstance(parsed, dict):
         return Action(name="null", call_id=call_id, problem=f"arguments of {name} are not a JSON object")

@@ -20,6 +20,10 @@ def fsync_dir(path: Path) -> None:
         os.close(fd)
 
 
+def _unwritable(path: Path, error: OSError) -> HpcError:
+    return HpcError(f"cannot write {path}: {error.strerror}", "free space or mend the permissions")
+
+
 def write_bytes(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
     """Replace ``path`` by ``data`` atomically and durably; readers see the old or the new file.
 
@@ -27,8 +31,11 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = T
     within the next seconds. The file has ``mode`` from its first byte on, so a secret is never
     readable in between.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from error
     temporary = Path(name)
     try:
         with os.fdopen(fd, "wb") as file:
@@ -40,7 +47,7 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = T
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise HpcError(f"cannot write {path}: {error.strerror}", "free space or mend the permissions") from error
+        raise _unwritable(path, error) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

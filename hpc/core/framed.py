@@ -1,6 +1,6 @@
 """An append-only log of framed records: the durable form of everything that must not be lost.
 
-A frame is ``length`` (u32, little endian), ``crc32`` of the payload (u32) and the payload. A write
+A frame is ``length`` (u32, little endian, not 0), ``crc32`` of the payload (u32) and the payload. A write
 that was cut short by a crash leaves a torn frame at the end; opening the log for writing cuts it
 off, reading stops before it. One writer at a time, enforced by an exclusive lock on the file.
 """
@@ -28,7 +28,7 @@ def scan(data: bytes) -> Iterator[tuple[int, bytes]]:
     while offset + _HEADER.size <= len(data):
         length, checksum = _HEADER.unpack_from(data, offset)
         end = offset + _HEADER.size + length
-        if length > MAX_FRAME or end > len(data):
+        if not 0 < length <= MAX_FRAME or end > len(data):  # a tail of zeros is not a row of empty frames
             return
         payload = data[offset + _HEADER.size : end]
         if zlib.crc32(payload) != checksum:
@@ -67,18 +67,23 @@ class FramedLog:
         except OSError as error:
             os.close(self._fd)
             raise HpcError(f"{path} is being written by another process", "wait for it or cancel it") from error
-        data = path.read_bytes()
         self.frames: list[bytes] = []
         self.size = 0
-        for end, payload in scan(data):
-            self.frames.append(payload)
-            self.size = end
-        os.ftruncate(self._fd, self.size)
-        os.lseek(self._fd, 0, os.SEEK_END)
-        fsync_dir(path.parent)
+        try:
+            for end, payload in scan(path.read_bytes()):
+                self.frames.append(payload)
+                self.size = end
+            os.ftruncate(self._fd, self.size)
+            os.lseek(self._fd, 0, os.SEEK_END)
+            fsync_dir(path.parent)
+        except OSError as error:
+            os.close(self._fd)
+            raise HpcError(f"cannot open {path}: {error.strerror}", "mend the disk or the permissions") from error
 
     def append(self, *payloads: bytes) -> None:
-        """Append the payloads, in order, as one durable write."""
+        """Append the payloads, in order, as one durable write. None of them may be empty."""
+        if not all(payloads):
+            raise ValueError("an empty payload cannot be told from a zeroed disk block")
         block = b"".join(_HEADER.pack(len(p), zlib.crc32(p)) + p for p in payloads)
         view = memoryview(block)
         try:

@@ -56,7 +56,8 @@ def test_sixteen_episodes_survive_preemption_and_a_lost_node(slurm_cluster: DevS
             assert summaries[index]["started"][1]["resumed_at_step"] >= step
         applied = sorted(guidance["text"] for summary in summaries for guidance in summary["guidance"])
         assert applied and applied == sorted(job.human_replies())  # none lost, none twice
-        assert len([one for one in jobs["jobs"] if one["name"] == "episodes"]) == 1
+        (submission,) = jobs["jobs"]["episodes"]["submissions"]
+        assert len(submission["chunks"]) == 2  # MaxArraySize is 10
         until(job.run.done.exists, "the end of the run")
         until(lambda: not placed(slurm_cluster), "servers and router to give their nodes back", 150)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import Callable
@@ -7,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from hpc.agent import loop
 from hpc.agent.loop import INTERRUPTED, EpisodeLoop, Interrupted
 from hpc.agent.state import EpisodeState
 from hpc.config.agent import AgentConfig
-from hpc.core.errors import EndpointNotFound, EvaluatorError, GymError, ServingError
+from hpc.core.errors import EndpointNotFound, EvaluatorError, GymError, ServerNotReady, ServingError
 from hpc.trajectories.records import (
     ActionTaken,
     AlertRaised,
@@ -178,6 +180,36 @@ async def test_the_clock_leaves_queue_time_out() -> None:
     assert of(store, Observed)[-1].working_seconds == 5.0
     later = loop_of(Store(store.records), World(9), clock=lambda: 100_000.0)  # a day in the queue
     assert later.working_seconds == 5.0
+
+
+async def test_a_stop_does_not_wait_for_a_long_action(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "STOP_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(loop, "STOP_GRACE_SECONDS", 0.01)
+    cancelled = asyncio.Event()
+
+    class Sleeper(Environment):
+        async def step(self, action: Any) -> Any:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+
+    store = Store(opening())
+    asked = iter([False])
+    with pytest.raises(Interrupted):
+        await loop_of(store, World(), environment=Sleeper(World()), stopping=lambda: next(asked, True)).run()
+    await asyncio.wait_for(cancelled.wait(), 5)
+    assert [type(record) for record in store.records[2:]] == [ActionTaken]  # resumable: the step is open
+
+
+async def test_a_client_that_gives_up_because_the_job_stops_is_no_failure() -> None:
+    store = Store(opening())
+    asked = iter([False])
+    model = Model(lambda _: ServerNotReady("the caller is stopping"))
+    with pytest.raises(Interrupted):
+        await loop_of(store, World(), model=model, stopping=lambda: next(asked, True)).run()
+    assert not of(store, OutcomeReached)
 
 
 async def test_an_annotators_stop_ends_the_episode() -> None:

@@ -17,9 +17,9 @@ from hpc.core.framed import FramedLog, read_frames, scan
 
 def test_what_is_appended_is_read(tmp_path: Path) -> None:
     with FramedLog(tmp_path / "a" / "log") as log:
-        log.append(b"one", b"")
+        log.append(b"one", b"two")
         log.append(b"x" * 100_000)
-    assert read_frames(tmp_path / "a" / "log") == [b"one", b"", b"x" * 100_000]
+    assert read_frames(tmp_path / "a" / "log") == [b"one", b"two", b"x" * 100_000]
     with FramedLog(tmp_path / "a" / "log") as again:
         assert again.frames[0] == b"one"
         again.append(b"last")
@@ -30,7 +30,10 @@ def test_an_absent_log_is_empty(tmp_path: Path) -> None:
     assert read_frames(tmp_path / "none") == []
 
 
-@given(payloads=st.lists(st.binary(max_size=40), min_size=1, max_size=6), cut=st.integers(min_value=0, max_value=400))
+@given(
+    payloads=st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=6),
+    cut=st.integers(min_value=0, max_value=400),
+)
 def test_a_torn_tail_never_costs_a_whole_frame(
     payloads: list[bytes], cut: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -60,6 +63,16 @@ def test_a_flipped_bit_is_never_returned_as_right(
     data[position % len(data)] ^= 1 << bit
     read = [payload for _, payload in scan(bytes(data))]
     assert read == payloads[: len(read)] and len(read) < 3
+
+
+def test_a_zeroed_tail_is_no_frame(tmp_path: Path) -> None:
+    with FramedLog(tmp_path / "log") as log:
+        log.append(b"kept")
+        with pytest.raises(ValueError, match="empty payload"):
+            log.append(b"x", b"")
+    with (tmp_path / "log").open("ab") as file:
+        file.write(bytes(4096))  # what a file system may leave after a power loss
+    assert read_frames(tmp_path / "log") == [b"kept"]
 
 
 def test_two_writers_are_refused(tmp_path: Path) -> None:

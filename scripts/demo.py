@@ -87,6 +87,7 @@ def main() -> None:
         overrides = [
             "experiment=demo",
             "cluster=local",
+            f"cluster.throttle={episodes}",
             f"run.name={name}",
             f"run.episodes={episodes}",
             f"annotators.slack.base_url='{ready['base_url']}'",
@@ -95,12 +96,12 @@ def main() -> None:
             "annotators.slack.posts_per_second=20",  # the local server is asked to set no limit
             "annotators.slack.post_burst=20",
         ]
-        sheet = hpc("task", "sheet", *overrides[:4], "--json", env=env, capture=True)
+        sheet = hpc("task", "sheet", *overrides[:5], "--json", env=env, capture=True)
         if human:
             web = ready["base_url"].split("/api")[0]
             print(f"You are the annotator. Open {web}/ and answer alerts in their threads,")
             print(f"or in another terminal: hpc inbox list --run {name}")
-            print("What you know (the expert sheet): hpc task sheet")
+            print(f"What you know (the expert sheet): hpc task sheet --run {name}")
         else:
             (private / "sheet.json").write_text(sheet)
             start(
@@ -121,10 +122,19 @@ def main() -> None:
                 ],
                 logs / "annotator.log",
             )
+        stack.callback(leave, name, env)
         began = time.monotonic()
         hpc("episodes", "submit", *overrides, "--watch", env=env)
         report = hpc("episodes", "report", name, env=env, capture=True).strip()
         finish(name, report, time.monotonic() - began, env)
+
+
+def leave(name: str, env: dict[str, str]) -> None:
+    """End what is still alive, also after ^C; the router would stay a minute for late replies."""
+    if (ROOT / "runs" / name / "config.json").exists():
+        subprocess.run(
+            [PYTHON, "-m", "hpc.cli", "episodes", "cancel", name, "--yes"], cwd=ROOT, env=env, capture_output=True
+        )
 
 
 def finish(name: str, report: str, seconds: float, env: dict[str, str]) -> None:
@@ -149,4 +159,7 @@ def finish(name: str, report: str, seconds: float, env: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -26,6 +26,7 @@ from hpc.config.server import ServerRunConfig
 from hpc.core import files
 from hpc.core.errors import JobError, UsageError
 from hpc.rundir import RunDir
+from hpc.serving import registry
 from hpc.serving.preflight import check_model
 from hpc.slurm import Dependency, JobSpec, SubmittedJob
 from hpc.wire import discovery
@@ -290,6 +291,8 @@ def _submit(run: RunDir, config: Any, specs: list[JobSpec], dry_run: bool) -> La
         elif _alive(run, spec.name) or (spec.kind in ("episode", "finalize") and slurm.is_recorded(run, spec.name)):
             launch.kept.append(spec.name)
         else:
+            if spec.kind == "serve":
+                registry.forget(run, config.server.name)  # an old FAILED would end the new wait for it
             launch.jobs.append(slurm.submit(spec, config.cluster, run))
     return launch
 
@@ -329,4 +332,3 @@ def _git_state(folder: Path) -> dict[str, Any] | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit, "dirty": dirty}
-

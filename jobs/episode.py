@@ -19,7 +19,7 @@ from hpc.agent.prompts import opening_messages
 from hpc.agent.state import EpisodeState
 from hpc.config.episodes import EpisodesConfig
 from hpc.core import files
-from hpc.core.errors import HpcError, PartialFailure, ServerNotReady
+from hpc.core.errors import HpcError, PartialFailure
 from hpc.drift.monitor import DriftMonitor
 from hpc.gym.environment import Gym
 from hpc.rundir import RunDir
@@ -105,18 +105,15 @@ class _Episode:
     async def _attempt(self, store: TrajectoryWriter, state: EpisodeState) -> None:
         config = self.config
         self._show(state, "waiting", 0.0)
-        try:
-            await wait_ready(
-                self.run,
-                config.server,
-                timeout=config.agent.model_wait_seconds,
-                stopping=self._stopping,
-                model=config.model.name,
-            )
-        except ServerNotReady:
-            if self._stopping():  # it gave up because the job must go, not because of the server
-                raise Interrupted from None
-            raise
+        live = await wait_ready(
+            self.run,
+            config.server,
+            timeout=config.agent.model_wait_seconds,
+            stopping=self._stopping,
+            model=config.model.name,
+        )
+        if not live:
+            raise Interrupted  # the job had to go before a server was there
         async with contextlib.AsyncExitStack() as stack:
             environment = Gym(self.task, self.run.workspace(self.index), self.run.task_state(self.index), config.gym)
             stack.push_async_callback(environment.close)

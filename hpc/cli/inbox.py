@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ def inbox(ctx: click.Context, run_name: str | None, runs_root: Path) -> None:
 
     Example: hpc inbox reply my-run-00003-a12 "for cobalt set anneal to 450C"
     """
+    ctx.default_map = {verb: {"run_name": run_name, "runs_root": runs_root} for verb in inbox.commands}
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_, run_name=run_name, runs_root=runs_root)
 
@@ -94,7 +96,7 @@ def show(alert: str, run_name: str | None, runs_root: Path, as_json: bool) -> No
     """
     from hpc.core.errors import UsageError
 
-    with _client(run_name, runs_root) as client:
+    with _client(run_name, runs_root, alert) as client:
         found = client.alert(alert)
     if found is None:
         raise UsageError(f"no alert {alert}", "`hpc inbox list --all` names them")
@@ -145,10 +147,9 @@ def reply(
 
     if not text.strip() and control is None:
         raise UsageError("there is no text", "give it in quotes after the target, or use --control")
-    run = find_run(run_name, runs_root)
     if is_episode and target.isdigit():
-        target = f"{run.name}-{int(target):05d}"
-    with _client(run_name, runs_root) as client:
+        target = f"{find_run(run_name, runs_root).name}-{int(target):05d}"
+    with _client(run_name, runs_root, target) as client:
         verdict, taken = client.reply(
             target, text, annotator=annotator or getpass.getuser(), kind=kind, control=control
         )
@@ -178,7 +179,7 @@ def resolve(alert: str, run_name: str | None, runs_root: Path, false_alarm: bool
     """
     from hpc.core.errors import UsageError
 
-    with _client(run_name, runs_root) as client:
+    with _client(run_name, runs_root, alert) as client:
         status = client.resolve(
             alert, annotator=annotator or getpass.getuser(), verdict="false_alarm" if false_alarm else "resolved"
         )
@@ -191,9 +192,14 @@ def resolve(alert: str, run_name: str | None, runs_root: Path, false_alarm: bool
 # ---- parts ------------------------------------------------------------------------------------
 
 
-def _client(run_name: str | None, runs_root: Path) -> InboxClient:
+def _client(run_name: str | None, runs_root: Path, target: str = "") -> InboxClient:
+    """A connection to the named run's router; else to that of the run which ``target``, an alert or
+    episode, is of; else to the newest one's."""
     from hpc.router.client import InboxClient
 
+    if run_name is None and (found := re.match(r"(.+)-\d{5,}(-|$)", target)):
+        named = found.group(1)
+        run_name = named if (runs_root / named / "config.json").is_file() else None
     return InboxClient(find_run(run_name, runs_root))
 
 

@@ -22,6 +22,7 @@ def router(ctx: click.Context, runs_root: Path) -> None:
 
     Example: hpc router status my-run
     """
+    ctx.default_map = {verb: {"runs_root": runs_root} for verb in router.commands}
     if ctx.invoked_subcommand is None:
         ctx.invoke(status, run_name=None, runs_root=runs_root)
 

@@ -12,6 +12,7 @@ import contextlib
 import hmac
 import logging
 import os
+import resource
 import socket as sockets
 import time
 from collections import Counter
@@ -50,6 +51,13 @@ DRAIN_SECONDS = 10.0
 
 JOURNAL = "journal.sqlite3"
 STATUS = "status.json"
+
+
+def _allow_many_connections() -> None:
+    """Each agent is an open file; the usual soft limit of 1,024 is less than a large run."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # "unlimited" cannot be asked for everywhere
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class _Allowed:
@@ -117,6 +125,7 @@ class Router:
             AnnotatorError: the frontend can never work.
             HpcError: a socket cannot be opened, or the run directory cannot be written.
         """
+        _allow_many_connections()
         self._context = zmq.asyncio.Context()
         authenticator = AsyncioAuthenticator(self._context)
         authenticator.start()

@@ -65,7 +65,7 @@ class Answer(Envelope, frozen=True, kw_only=True):
     parent: str
     status: AnswerStatus
     reason: str = ""
-    items: list[dict[str, Any]] = []  # noqa: RUF012
+    items: list[dict[str, Any]] = []
 
 
 Request = ListAlerts | ListEpisodes | ShowAlert | SendReply | ResolveAlert | StopRouter

@@ -72,6 +72,16 @@ def test_an_episode_is_guided_unasked_paused_and_stopped(run: RunDir, agent: Age
     wait_until(lambda: agent.order(do="state")["stop"])
 
 
+def test_the_run_may_be_named_before_or_after_the_verb(run: RunDir, agent: AgentProcess) -> None:
+    agent.alert(1)
+    wait_until(lambda: listed(run))
+    make_run(run.root.parent / "newer")
+    assert hpc(run, "inbox").returncode == 1, "the newest run has no router"
+    for arguments in (["--run", "mine"], ["--run", "mine", "list"], ["list", "--run", "mine"]):
+        assert hpc(run, "inbox", *arguments).stdout.startswith("mine-00003-a1\topen")
+    assert "mine-00003-a1  open" in hpc(run, "inbox", "show", "mine-00003-a1").stdout, "the id names its run"
+
+
 def test_alerts_are_closed(run: RunDir, agent: AgentProcess) -> None:
     name = agent.alert(1)
     wait_until(lambda: listed(run))

@@ -89,61 +89,78 @@ def launch_episodes(config: EpisodesConfig, *, overrides: Sequence[str] = (), dr
     config = msgspec.structs.replace(config, run=msgspec.structs.replace(config.run, name=name))
     check_model(config.model, config.server, config.runtime)
     _check_annotators(config)
-    chunks = [
-        list(range(start, min(start + config.run.episodes_per_job, config.run.episodes)))
-        for start in range(0, config.run.episodes, config.run.episodes_per_job)
-    ]
-    specs = [
-        *_server_specs(config),
-        *_router_specs(config),
-        _spec(config, EPISODES, "episode", [{"indices": chunk} for chunk in chunks], throttle=config.cluster.throttle),
-        _spec(config, FINALIZE, "finalize", [{"job": EPISODES}], after=[Dependency(job=EPISODES, kind="afterany")]),
-    ]
-    extra = {"episodes": config.run.episodes, "episodes_per_job": config.run.episodes_per_job}
-    return _launch(config, name, Path(config.run.root), specs, extra, overrides, dry_run)
+    specs = [*_server_specs(config), *_router_specs(config), *_episode_specs(config)]
+    if dry_run:
+        return _plan(config, name, specs)
+    run = _create(config, name, overrides, {"episodes": config.run.episodes})
+    if slurm.is_recorded(run, EPISODES):
+        return _continue(run)
+    return _submit(run, config, specs)
 
 
 def launch_server(config: ServerRunConfig, *, overrides: Sequence[str] = (), dry_run: bool = False) -> Launch:
     """Only the replicas of one server."""
     name = config.run.name or time.strftime(f"{config.server.name}-%Y%m%d-%H%M%S")
+    config = msgspec.structs.replace(config, run=msgspec.structs.replace(config.run, name=name))
     check_model(config.model, config.server, config.runtime)
-    return _launch(config, name, Path(config.run.root), _server_specs(config), {}, overrides, dry_run)
+    if dry_run:
+        return _plan(config, name, _server_specs(config))
+    return _submit(_create(config, name, overrides, {}), config, _server_specs(config))
 
 
-def launch_router(run: RunDir, *, dry_run: bool = False) -> Launch:
-    """The router of an existing run, again (after it was stopped or lost)."""
+def launch_router(run: RunDir) -> Launch:
+    """The router of an existing run, again (after it was stopped or lost).
+
+    Raises:
+        UsageError: the run's episodes are over, so nobody would ever end the router.
+    """
     config = msgspec.convert(run.read_config(), EpisodesConfig)
+    if all(run.result(index).exists() for index in range(config.run.episodes)):
+        raise UsageError(f"every episode of {run.name} is over", f"hpc traj ls {run.name} shows what it stored")
     _check_annotators(config)
     run.done.unlink(missing_ok=True)
-    return _submit(run, config, _router_specs(config), dry_run)
+    return _submit(run, config, _router_specs(config))
 
 
 def resume_episodes(run: RunDir) -> Launch:
-    """Submit again what of a run is not over: servers, router, and the episodes without an outcome."""
+    """Submit again what of a run is not over: servers, router, and the episodes without an outcome.
+
+    Raises:
+        UsageError: every episode is over.
+    """
+    launch = _continue(run)
+    if not launch.jobs and not launch.kept:
+        raise UsageError(f"nothing to resume: every episode of {run.name} is over", f"hpc episodes status {run.name}")
+    return launch
+
+
+def _continue(run: RunDir) -> Launch:
     config = msgspec.convert(run.read_config(), EpisodesConfig)
-    check_model(config.model, config.server, config.runtime)
-    _check_annotators(config)
+    launch = Launch(run=run, config=to_builtins(config), executor=slurm.choose_executor(config.cluster))
     if run.done.exists():
         _wait_until_gone(run)  # what is still leaving must not be taken for alive
     payloads = files.read_json(run.elements(EPISODES))["payloads"]
     states = {element.index: element.state for element in slurm.states(run, EPISODES)}
-    missing = [
+    open_ones = [
         position
         for position, payload in enumerate(payloads)
-        if states.get(position) not in slurm.LIVE and any(not run.result(i).exists() for i in payload["indices"])
+        if any(not run.result(index).exists() for index in payload["indices"])
     ]
-    live = any(state in slurm.LIVE for state in states.values())
-    if not missing and not live:
-        raise UsageError(f"nothing to resume: every episode of {run.name} is over", f"hpc episodes status {run.name}")
+    if not open_ones:
+        return launch
+    check_model(config.model, config.server, config.runtime)
+    _check_annotators(config)
     run.done.unlink(missing_ok=True)
-    launch = _submit(run, config, [*_server_specs(config), *_router_specs(config)], dry_run=False)
+    launch = _submit(run, config, [*_server_specs(config), *_router_specs(config)])
+    missing = [position for position in open_ones if states.get(position) not in slurm.LIVE]
     if missing:
         launch.jobs.append(slurm.resubmit(run, config.cluster, EPISODES, missing))
-    finalize = _spec(
-        config, FINALIZE, "finalize", [{"job": EPISODES}], after=[Dependency(job=EPISODES, kind="afterany")]
-    )
-    if not _alive(run, FINALIZE):
-        launch.jobs.append(slurm.submit(finalize, config.cluster, run))
+    if len(missing) < len(open_ones):
+        launch.kept.append(EPISODES)
+    if _alive(run, FINALIZE):
+        launch.kept.append(FINALIZE)
+    else:
+        launch.jobs.append(slurm.submit(_finalize_spec(), config.cluster, run))
     return launch
 
 
@@ -223,77 +240,75 @@ def _check_annotators(config: EpisodesConfig | RouterRunConfig) -> None:
 
 
 def _spec(
-    config: Any,
     name: str,
     kind: str,
     payloads: list[dict[str, Any]],
     *,
     throttle: int | None = None,
-    after: list[Dependency] | None = None,
+    after: Sequence[Dependency] = (),
     secrets: Sequence[str] = (),
 ) -> JobSpec:
     hidden = tuple(variable for variable in SECRETS if variable not in secrets)
-    return JobSpec(name=name, kind=kind, payloads=payloads, throttle=throttle, after=after or [], hide_env=hidden)
+    return JobSpec(name=name, kind=kind, payloads=payloads, throttle=throttle, after=list(after), hide_env=hidden)
 
 
 def _server_specs(config: EpisodesConfig | ServerRunConfig) -> list[JobSpec]:
     if config.server.kind == "external":
         return []
     server = config.server.name
-    return [
-        _spec(
-            config,
-            f"serve-{server}",
-            "serve",
-            [{"server": server, "replica": k} for k in range(config.server.replicas)],
-        )
-    ]
+    payloads = [{"server": server, "replica": replica} for replica in range(config.server.replicas)]
+    return [_spec(f"serve-{server}", "serve", payloads)]
 
 
 def _router_specs(config: EpisodesConfig) -> list[JobSpec]:
     if config.annotators.kind == "none":
         return []
-    return [_spec(config, ROUTER, "router", [{}], secrets=SECRETS)]
+    return [_spec(ROUTER, "router", [{}], secrets=SECRETS)]
 
 
-def _launch(
-    config: Any,
-    name: str,
-    root: Path,
-    specs: list[JobSpec],
-    extra: dict[str, Any],
-    overrides: Sequence[str],
-    dry_run: bool,
-) -> Launch:
-    if dry_run:
-        run = RunDir(root / name)
-        return Launch(
-            run=run,
-            config=to_builtins(config),
-            executor=slurm.choose_executor(config.cluster),
-            scripts={spec.name: slurm.render(spec, config.cluster, run) for spec in specs},
-        )
+def _episode_specs(config: EpisodesConfig) -> list[JobSpec]:
+    count, each = config.run.episodes, config.run.episodes_per_job
+    payloads = [{"indices": list(range(start, min(start + each, count)))} for start in range(0, count, each)]
+    return [_spec(EPISODES, "episode", payloads, throttle=config.cluster.throttle), _finalize_spec()]
+
+
+def _finalize_spec() -> JobSpec:
+    return _spec(FINALIZE, "finalize", [{"job": EPISODES}], after=[Dependency(job=EPISODES, kind="afterany")])
+
+
+def _plan(config: EpisodesConfig | ServerRunConfig, name: str, specs: list[JobSpec]) -> Launch:
+    """What would be submitted; touches nothing."""
+    run = RunDir(Path(config.run.root) / name)
+    return Launch(
+        run=run,
+        config=to_builtins(config),
+        executor=slurm.choose_executor(config.cluster),
+        scripts={spec.name: slurm.render(spec, config.cluster, run) for spec in specs},
+    )
+
+
+def _create(
+    config: EpisodesConfig | ServerRunConfig, name: str, overrides: Sequence[str], extra: dict[str, Any]
+) -> RunDir:
     run = RunDir.create(
-        root / name,
+        Path(config.run.root) / name,
         manifest={**_provenance(overrides), **extra},
         config=to_builtins(config),
         config_hash=config_hash(config),
     )
     create_run_keys(run)
-    return _submit(run, config, specs, dry_run=False)
+    return run
 
 
-def _submit(run: RunDir, config: Any, specs: list[JobSpec], dry_run: bool) -> Launch:
+def _submit(run: RunDir, config: EpisodesConfig | ServerRunConfig, specs: list[JobSpec]) -> Launch:
     launch = Launch(run=run, config=to_builtins(config), executor=slurm.choose_executor(config.cluster))
     for spec in specs:
-        if dry_run:
-            launch.scripts[spec.name] = slurm.render(spec, config.cluster, run)
-        elif _alive(run, spec.name) or (spec.kind in ("episode", "finalize") and slurm.is_recorded(run, spec.name)):
+        if _alive(run, spec.name):
             launch.kept.append(spec.name)
-        else:
-            if spec.kind == "serve":
-                registry.forget(run, config.server.name)  # an old FAILED would end the new wait for it
-            launch.jobs.append(slurm.submit(spec, config.cluster, run))
+            continue
+        if spec.kind == "serve":
+            registry.forget(run, config.server.name)  # an old FAILED would end the new wait for it
+        launch.jobs.append(slurm.submit(spec, config.cluster, run))
     return launch
 
 

@@ -14,7 +14,8 @@ EPISODES = 3
 
 def test_alerts_are_answered_in_slack_and_applied(tmp_path: Path) -> None:
     with whole_job(tmp_path, "small", EPISODES) as job:
-        job.hpc("episodes", "submit", "cluster=local", *stub_runtime(tmp_path), *job.overrides(EPISODES))
+        runtime = stub_runtime(tmp_path)
+        job.hpc("episodes", "submit", "cluster=local", *runtime, *job.overrides(EPISODES))
         job.wait_results(EPISODES)
         replies = job.human_replies()
         applied = []
@@ -32,6 +33,11 @@ def test_alerts_are_answered_in_slack_and_applied(tmp_path: Path) -> None:
         until(job.run.done.exists, "the end of the run")
         receipts = [message["ts"] for message in job.slack_messages() if "Applied at step" in json.dumps(message)]
         assert len(receipts) == len(applied)
+        again = json.loads(job.hpc("episodes", "submit", "cluster=local", *runtime, *job.overrides(EPISODES), "--json"))
+        assert again["jobs"] == {}  # the same command has nothing left to do
+        said = job.hpc("episodes", "submit", "cluster=local", *runtime, *job.overrides(EPISODES + 1), code=2)
+        assert "another configuration" in said
+        assert "is over" in job.hpc("router", "start", "small", code=2)
         page = Path(job.hpc("episodes", "report", "small").strip())
         assert page.read_text().count("<svg") >= EPISODES
         assert json.loads(job.hpc("episodes", "status", "small", "--json"))["episodes"][0]["state"] == "finished"

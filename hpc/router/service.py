@@ -352,6 +352,11 @@ class Router:
             self.desk.record(facts)
 
     def _result(self, index: int) -> dict[str, Any]:
-        """What result.json says; empty while there is none."""
+        """What result.json says; empty while there is none that can be read."""
         path = self._run.result(index)
-        return dict(files.read_json(path)) if path.exists() else {}
+        try:
+            value = files.read_json(path) if path.exists() else {}
+        except HpcError as error:
+            log.error("%s", error)
+            return {}
+        return value if isinstance(value, dict) else {}

@@ -95,6 +95,9 @@ def test_an_episode_that_ended_unheard_is_known_by_its_result(tmp_path: Path) ->
     with AgentProcess(run, 0) as agent, RouterProcess(run) as router, router.inbox() as people:
         agent.alert(1)
         wait_until(people.alerts)
+    run.result(0).write_text("{")
+    with RouterProcess(run) as router, router.inbox() as people:
+        assert people.episodes()[0].state == "running", "a damaged result says nothing and harms nothing"
     files.write_json(run.result(0), {"status": "truncated", "steps": 60, "final_score": 20.0})
     with RouterProcess(run) as router, router.inbox() as people:
         wait_until(lambda: people.episodes()[0].state == "truncated")

@@ -4,7 +4,7 @@ The only package that knows Submitit and Slurm's programs.
 """
 
 from hpc.slurm.allocation import REQUEUE, Allocation
-from hpc.slurm.elements import LIVE, ElementState
+from hpc.slurm.elements import LIVE, ElementState, is_settled, unsure
 from hpc.slurm.facts import ClusterFacts, choose_executor, cluster_facts
 from hpc.slurm.jobspec import Dependency, JobSpec, SubmittedJob
 from hpc.slurm.logs import log_path, tail_log
@@ -26,6 +26,7 @@ __all__ = [
     "choose_executor",
     "cluster_facts",
     "is_recorded",
+    "is_settled",
     "jobs_of",
     "log_path",
     "render",
@@ -34,4 +35,5 @@ __all__ = [
     "states_of",
     "submit",
     "tail_log",
+    "unsure",
 ]

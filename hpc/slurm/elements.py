@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -28,6 +29,9 @@ the ends; UNKNOWN: nobody says, the reason tells why."""
 LIVE = frozenset({"PENDING", "RUNNING", "REQUEUED"})
 """States of an element that will still do something by itself."""
 
+ENDED = frozenset({"DONE", "FAILED", "TIMEOUT", "CANCELLED", "PREEMPTED", "NODE_FAIL"})
+"""States in which an element's work is over, well or badly."""
+
 
 class ElementState(msgspec.Struct, frozen=True, kw_only=True):
     """Where one element is."""
@@ -46,6 +50,16 @@ class ElementState(msgspec.Struct, frozen=True, kw_only=True):
     exit: int | None = None
     gone: bool = False
     """Certainly nothing of it runs or waits any more."""
+
+
+def is_settled(element: ElementState) -> bool:
+    """Whether nothing more will certainly come of an element unless it is run again."""
+    return element.gone or element.state == "BLOCKED" or element.state in ENDED
+
+
+def unsure(elements: Iterable[ElementState]) -> list[ElementState]:
+    """The elements of which nobody can say whether they live: silence is not death."""
+    return [element for element in elements if element.state == "UNKNOWN" and not element.gone]
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):

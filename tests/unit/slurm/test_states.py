@@ -112,6 +112,23 @@ def test_silence_is_never_failure() -> None:
     assert merge("job", 0, "24_0", None, None, cancelled=True).state == "CANCELLED"
 
 
+def test_what_is_certainly_over_and_what_nobody_knows() -> None:
+    silent = merge("job", 0, "24_0", None, outcome("running"), silence="squeue does not answer: x")
+    forgotten = merge("job", 1, "24_1", None, None)
+    blocked = merge("job", 2, "24_2", Row("PENDING", "DependencyNeverSatisfied"), None)
+    told = merge("job", 0, "24_0", None, outcome("failed"), silence="squeue does not answer: x")
+    running = merge("job", 0, "24_0", Row("RUNNING"), outcome("running"))
+
+    assert [slurm.is_settled(element) for element in (silent, forgotten, blocked, told, running)] == [
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert slurm.unsure([silent, forgotten, blocked, told, running]) == [silent]
+
+
 class Programs:
     """Stands in for Slurm's programs: what they say, and how often each was asked."""
 

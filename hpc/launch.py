@@ -14,23 +14,26 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from hpc import __version__, slurm
+from hpc.agent.prompts import opening_messages
 from hpc.config import config_hash, to_builtins
 from hpc.config.episodes import EpisodesConfig
-from hpc.config.router import RouterRunConfig
 from hpc.config.server import ServerRunConfig
 from hpc.core import files
-from hpc.core.errors import JobError, UsageError
+from hpc.core.errors import ConfigError, JobError, SubmissionError, UsageError
+from hpc.core.locks import exclusive
 from hpc.rundir import RunDir
 from hpc.serving import registry
 from hpc.serving.preflight import check_model
 from hpc.slurm import Dependency, JobSpec, SubmittedJob
 from hpc.wire import discovery
 from hpc.wire.keys import create_run_keys
+
+C = TypeVar("C", EpisodesConfig, ServerRunConfig)
 
 EPISODES = "episodes"
 ROUTER = "router"
@@ -86,40 +89,48 @@ def launch_episodes(config: EpisodesConfig, *, overrides: Sequence[str] = (), dr
         SubmissionError: the cluster refused a job; what was submitted before it stays recorded.
     """
     name = config.run.name or time.strftime("episodes-%Y%m%d-%H%M%S")
-    config = msgspec.structs.replace(config, run=msgspec.structs.replace(config.run, name=name))
-    check_model(config.model, config.server, config.runtime)
-    _check_annotators(config)
+    config = _settled(config, name)
+    _check(config)
     specs = [*_server_specs(config), *_router_specs(config), *_episode_specs(config)]
     if dry_run:
         return _plan(config, name, specs)
     run = _create(config, name, overrides, {"episodes": config.run.episodes})
-    if slurm.is_recorded(run, EPISODES):
-        return _continue(run)
-    return _submit(run, config, specs)
+    with exclusive(run.launch_lock):
+        if slurm.is_recorded(run, EPISODES):
+            return _continue(run, config)
+        return _submit(run, config, specs)
 
 
 def launch_server(config: ServerRunConfig, *, overrides: Sequence[str] = (), dry_run: bool = False) -> Launch:
     """Only the replicas of one server."""
     name = config.run.name or time.strftime(f"{config.server.name}-%Y%m%d-%H%M%S")
-    config = msgspec.structs.replace(config, run=msgspec.structs.replace(config.run, name=name))
+    config = _settled(config, name)
     check_model(config.model, config.server, config.runtime)
     if dry_run:
         return _plan(config, name, _server_specs(config))
-    return _submit(_create(config, name, overrides, {}), config, _server_specs(config))
+    run = _create(config, name, overrides, {})
+    with exclusive(run.launch_lock):
+        _reopen(run)
+        return _submit(run, config, _server_specs(config))
 
 
 def launch_router(run: RunDir) -> Launch:
-    """The router of an existing run, again (after it was stopped or lost).
+    """The router of a run whose episodes are at work, again (after it was stopped or lost).
 
     Raises:
-        UsageError: the run's episodes are over, so nobody would ever end the router.
+        UsageError: no episode is alive, so nobody would ever end the router; or the run has none.
     """
-    config = msgspec.convert(run.read_config(), EpisodesConfig)
-    if all(run.result(index).exists() for index in range(config.run.episodes)):
-        raise UsageError(f"every episode of {run.name} is over", f"hpc traj ls {run.name} shows what it stored")
-    _check_annotators(config)
-    run.done.unlink(missing_ok=True)
-    return _submit(run, config, _router_specs(config))
+    config = read_episodes_config(run)
+    if config.annotators.kind == "none":
+        raise UsageError(f"{run.name} was launched with annotators=none: it has no router", "launch a run with one")
+    _check(config)
+    with exclusive(run.launch_lock):
+        if not _alive(run, EPISODES):
+            raise UsageError(
+                f"no episode of {run.name} is at work or every one is over",
+                f"`hpc episodes resume {run.name}` starts what is missing, the router with it",
+            )
+        return _submit(run, config, _router_specs(config))
 
 
 def resume_episodes(run: RunDir) -> Launch:
@@ -128,29 +139,26 @@ def resume_episodes(run: RunDir) -> Launch:
     Raises:
         UsageError: every episode is over.
     """
-    launch = _continue(run)
+    config = read_episodes_config(run)
+    with exclusive(run.launch_lock):
+        launch = _continue(run, config)
     if not launch.jobs and not launch.kept:
         raise UsageError(f"nothing to resume: every episode of {run.name} is over", f"hpc episodes status {run.name}")
     return launch
 
 
-def _continue(run: RunDir) -> Launch:
-    config = msgspec.convert(run.read_config(), EpisodesConfig)
-    launch = Launch(run=run, config=to_builtins(config), executor=slurm.choose_executor(config.cluster))
-    if run.done.exists():
-        _wait_until_gone(run)  # what is still leaving must not be taken for alive
-    payloads = files.read_json(run.elements(EPISODES))["payloads"]
-    states = {element.index: element.state for element in slurm.states(run, EPISODES)}
+def _continue(run: RunDir, config: EpisodesConfig) -> Launch:
+    payloads = _payloads(run)
     open_ones = [
         position
         for position, payload in enumerate(payloads)
         if any(not run.result(index).exists() for index in payload["indices"])
     ]
     if not open_ones:
-        return launch
-    check_model(config.model, config.server, config.runtime)
-    _check_annotators(config)
-    run.done.unlink(missing_ok=True)
+        return Launch(run=run, config=to_builtins(config), executor=slurm.choose_executor(config.cluster))
+    _check(config)
+    _reopen(run)
+    states = {element.index: element.state for element in _known_states(run, EPISODES)}
     launch = _submit(run, config, [*_server_specs(config), *_router_specs(config)])
     missing = [position for position in open_ones if states.get(position) not in slurm.LIVE]
     if missing:
@@ -162,6 +170,13 @@ def _continue(run: RunDir) -> Launch:
     else:
         launch.jobs.append(slurm.submit(_finalize_spec(), config.cluster, run))
     return launch
+
+
+def _reopen(run: RunDir) -> None:
+    """Let a run that was done or cancelled go on: what is still leaving must not be taken for alive."""
+    if run.done.exists():
+        _wait_until_gone(run)
+        run.done.unlink(missing_ok=True)
 
 
 def cancel_run(run: RunDir) -> int:
@@ -179,7 +194,7 @@ def _wait_until_gone(run: RunDir) -> None:
         JobError: some are still there after `LEAVE_SECONDS`.
     """
     deadline = time.monotonic() + LEAVE_SECONDS
-    while left := sorted({element.job for element in slurm.states(run) if element.state in slurm.LIVE}):
+    while left := sorted({element.job for element in _known_states(run) if element.state in slurm.LIVE}):
         if time.monotonic() > deadline:
             raise JobError(
                 f"{', '.join(left)} of {run.name} did not leave within {LEAVE_SECONDS:g} s",
@@ -197,7 +212,7 @@ def element_of_episode(run: RunDir, index: int) -> int:
     Raises:
         UsageError: the run has no such episode.
     """
-    for position, payload in enumerate(files.read_json(run.elements(EPISODES))["payloads"]):
+    for position, payload in enumerate(_payloads(run)):
         if index in payload["indices"]:
             return position
     raise UsageError(f"{run.name} has no episode {index}", f"hpc episodes status {run.name}")
@@ -205,7 +220,7 @@ def element_of_episode(run: RunDir, index: int) -> int:
 
 def episode_states(run: RunDir) -> dict[int, tuple[str, str]]:
     """Episode index -> the scheduler's (state, reason) of the element that plays it."""
-    payloads = files.read_json(run.elements(EPISODES))["payloads"]
+    payloads = _payloads(run)
     states: dict[int, tuple[str, str]] = {}
     for element in slurm.states(run, EPISODES):
         if element.index < len(payloads):
@@ -231,12 +246,48 @@ def services(run: RunDir) -> str:
 # ---- parts ------------------------------------------------------------------------------------
 
 
-def _check_annotators(config: EpisodesConfig | RouterRunConfig) -> None:
-    """Find a missing token on the login node, not in the log of a job."""
+def read_episodes_config(run: RunDir) -> EpisodesConfig:
+    """The configuration that a run of episodes was launched with.
+
+    Raises:
+        ConfigError: it is another kind of run, or another version wrote it.
+    """
+    try:
+        return msgspec.convert(run.read_config(), EpisodesConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(
+            f"{run.name} is not a run of episodes that this version can read: {error}", "name one of `hpc run ls`"
+        ) from error
+
+
+def _payloads(run: RunDir) -> list[dict[str, Any]]:
+    """What each element of the episode array plays.
+
+    Raises:
+        UsageError: the run has no episodes.
+    """
+    if not run.elements(EPISODES).exists():
+        raise UsageError(f"no episodes were submitted in {run.name}", "name another of `hpc run ls`")
+    payloads: list[dict[str, Any]] = files.read_json(run.elements(EPISODES))["payloads"]
+    return payloads
+
+
+def _check(config: EpisodesConfig) -> None:
+    """Find on the login node what would otherwise fail in the log of a job."""
+    check_model(config.model, config.server, config.runtime)
+    opening_messages(config.agent.prompt, "")
     if config.annotators.kind == "slack":
         from hpc.router.annotators.slack_tokens import load_tokens
 
         load_tokens(config.annotators)
+
+
+def _settled(config: C, name: str) -> C:
+    """The configuration with its run's name, and paths that mean the same in every folder."""
+    model = config.model
+    if model.path.startswith((".", "~")) or Path(model.path).is_dir():
+        model = msgspec.structs.replace(model, path=str(Path(model.path).expanduser().absolute()))
+    return msgspec.structs.replace(config, run=msgspec.structs.replace(config.run, name=name), model=model)
 
 
 def _spec(
@@ -308,12 +359,32 @@ def _submit(run: RunDir, config: EpisodesConfig | ServerRunConfig, specs: list[J
             continue
         if spec.kind == "serve":
             registry.forget(run, config.server.name)  # an old FAILED would end the new wait for it
-        launch.jobs.append(slurm.submit(spec, config.cluster, run))
+        try:
+            launch.jobs.append(slurm.submit(spec, config.cluster, run))
+        except SubmissionError:
+            slurm.cancel(run, [job.name for job in launch.jobs])  # servers without episodes would idle
+            raise
     return launch
 
 
 def _alive(run: RunDir, job: str) -> bool:
-    return any(element.state in slurm.LIVE for element in slurm.states(run, job))
+    return any(element.state in slurm.LIVE for element in _known_states(run, job))
+
+
+def _known_states(run: RunDir, job: str | None = None) -> list[slurm.ElementState]:
+    """States that may be acted on: silence is neither life nor death.
+
+    Raises:
+        JobError: the scheduler does not say what became of some element.
+    """
+    elements = slurm.states(run, job)
+    if unsure := slurm.unsure(elements):
+        first = unsure[0]
+        raise JobError(
+            f"the state of {first.job} {first.index} of {run.name} is unknown: {first.reason or 'no answer'}",
+            "try again once the scheduler answers, on the host that submitted it",
+        )
+    return elements
 
 
 def _provenance(overrides: Sequence[str]) -> dict[str, Any]:

@@ -53,6 +53,11 @@ class RunDir:
         return self.root / "jobs.json"
 
     @property
+    def launch_lock(self) -> Path:
+        """Held while jobs are submitted, and while the run is marked done."""
+        return self.root / "launch.lock"
+
+    @property
     def done(self) -> Path:
         return self.root / "done.json"
 

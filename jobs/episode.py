@@ -19,7 +19,7 @@ from hpc.agent.prompts import opening_messages
 from hpc.agent.state import EpisodeState
 from hpc.config.episodes import EpisodesConfig
 from hpc.core import files
-from hpc.core.errors import HpcError, PartialFailure
+from hpc.core.errors import HpcError, JobError, PartialFailure
 from hpc.drift.monitor import DriftMonitor
 from hpc.gym.environment import Gym
 from hpc.rundir import RunDir
@@ -137,7 +137,7 @@ class _Episode:
                 episode=self.name,
                 epoch=state.epoch,
                 task=self.task.id,
-                applied=state.applied_ids,
+                applied={guidance.id: guidance.applied_step for guidance in state.guidance},
             )
             stack.push_async_callback(mail.close)
             await mail.start()
@@ -149,6 +149,9 @@ class _Episode:
                 self._show(loop.state, status, watcher.score)
                 mail.progress(loop.state.step, status, watcher.score, loop.state.last_score)
 
+            def stopping() -> bool:
+                return self._stopping() or mail.fenced
+
             loop = EpisodeLoop(
                 config=config.agent,
                 state=state,
@@ -157,10 +160,17 @@ class _Episode:
                 model=model,
                 mail=mail,
                 watcher=watcher,
-                stopping=self._stopping,
+                stopping=stopping,
                 on_step=on_step,
             )
-            outcome = await loop.run()
+            try:
+                outcome = await loop.run()
+            except Interrupted:
+                if mail.fenced:
+                    raise JobError(
+                        f"a newer attempt of {self.name} has taken over", "nothing: it goes on there"
+                    ) from None
+                raise
             await mail.bye(outcome)
 
     def _begin(
@@ -219,7 +229,9 @@ class _Episode:
 
 
 def _replace(path: Path, value: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value))
-    temporary.replace(path)
+    """Best effort: a full disk stops the episode at its log, not at its status line."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(value))
+        temporary.replace(path)

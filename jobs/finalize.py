@@ -7,11 +7,11 @@ import threading
 import msgspec
 
 from hpc import slurm
+from hpc.core.locks import exclusive
 from hpc.rundir import RunDir
 from hpc.slurm import REQUEUE, Allocation
 
 POLL_SECONDS = 2.0
-SETTLED = {"DONE", "FAILED", "TIMEOUT", "CANCELLED", "BLOCKED"}
 
 
 class FinalizeJob(msgspec.Struct, frozen=True):
@@ -29,8 +29,9 @@ class FinalizeJob(msgspec.Struct, frozen=True):
         while not run.done.exists():
             if stopped.is_set():
                 return REQUEUE if allocation.stop_reason != "cancel" else 0
-            if all(element.state in SETTLED for element in slurm.states(run, self.job)):
-                run.mark_done("all episodes are over")
-                break
+            with exclusive(run.launch_lock):  # whoever resumes the run now must not be cut off
+                if all(slurm.is_settled(element) for element in slurm.states(run, self.job)):
+                    run.mark_done("all episodes are over")
+                    break
             stopped.wait(POLL_SECONDS)
         return 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpc.cli.output import emit_json, emit_table, find_run, json_option, runs_option
+from hpc.core.errors import HpcError, PartialFailure
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,7 +48,7 @@ def submit(overrides: tuple[str, ...], dry_run: bool, watch: bool, as_json: bool
     \b
     Examples:
       hpc episodes submit                              # tiny policy on this machine's CPU
-      hpc episodes submit experiment=demo --watch
+      hpc episodes submit run.name=first run.episodes=16 --watch
       hpc episodes submit cluster=slurm server=vllm model=custom model.path=/models/m run.episodes=64
     """
     from hpc.config import compose
@@ -225,15 +226,32 @@ def _until_over(run: RunDir) -> Iterator[list[EpisodeRow]]:
     from hpc.evaluation.overview import is_over
 
     while True:
+        done = run.done.exists()  # looked at before the rows, so that the last rows are final
         rows = _rows(run)
         yield rows
-        if is_over(rows) or run.done.exists():
+        if done or is_over(rows):
             return
         time.sleep(REFRESH_SECONDS)
 
 
 def _watch(run: RunDir) -> None:
-    """The live table on a terminal; a line at each change of state elsewhere."""
+    """The live table on a terminal; a line at each change of state elsewhere.
+
+    Raises:
+        PartialFailure: some episodes failed; HpcError: all of them.
+    """
+    rows = _follow(run)
+    failed = [row.index for row in rows if row.state not in ("finished", "truncated", "stopped")]
+    if failed:
+        kind = HpcError if len(failed) == len(rows) else PartialFailure
+        named = ", ".join(map(str, failed[:10])) + ("…" if len(failed) > 10 else "")
+        raise kind(
+            f"{len(failed)} of {len(rows)} episodes did not end well: {named}", f"hpc episodes status {run.name}"
+        )
+
+
+def _follow(run: RunDir) -> list[EpisodeRow]:
+    rows: list[EpisodeRow] = []
     from rich.console import Console
     from rich.live import Live
 
@@ -246,7 +264,8 @@ def _watch(run: RunDir) -> None:
                 if shown.get(row.index) != key:
                     shown[row.index] = key
                     click.echo("  ".join(f"{name}={cell}" for name, cell in zip(COLUMNS, _cells(row), strict=True)))
-        return
+        return rows
     with Live(console=console, refresh_per_second=4) as live:
         for rows in _until_over(run):
             live.update(_table(run, rows))
+    return rows

@@ -84,11 +84,18 @@ def main(argv: list[str] | None = None) -> Any:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        sys.exit(130)
+    except (KeyboardInterrupt, click.Abort) as error:
+        declined = not _by_interrupt(error)
+        click.echo("nothing was done" if declined else "interrupted", err=True)
+        sys.exit(1 if declined else 130)
     except BrokenPipeError:
         sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:
+        if "--debug" in arguments:
+            raise
+        files = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        click.echo(f"error: {': '.join(filter(None, [files, error.strerror or str(error)]))}", err=True)
         sys.exit(1)
     except HpcError as error:
         if "--debug" in arguments:
@@ -98,3 +105,11 @@ def main(argv: list[str] | None = None) -> Any:
             click.echo(f"  fix: {error.hint}", err=True)
         sys.exit(error.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _by_interrupt(error: BaseException) -> bool:
+    """Whether ^C is behind the error; click makes the same `Abort` of it as of a declined confirmation."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None

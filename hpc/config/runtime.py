@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from hpc.config.base import Config
+from hpc.config.secrets import refuse_secret_names, refuse_secret_options
 
 
 class RuntimeConfig(Config):
@@ -25,10 +26,12 @@ class RuntimeConfig(Config):
     args: list[str] = msgspec.field(default_factory=list)
     """Arguments for vLLM that this kind of hardware needs."""
     env: dict[str, str] = msgspec.field(default_factory=dict)
-    """Environment variables for vLLM that this kind of hardware needs."""
+    """Environment variables for vLLM that this kind of hardware needs; never secrets."""
 
     def __post_init__(self) -> None:
         if self.kind == "container" and not (self.image and self.launcher):
             raise ValueError("a container needs image and launcher, as in launcher=[apptainer,exec,--nv]")
         if self.kind != "container" and (self.image or self.launcher):
             raise ValueError(f"image and launcher belong to kind container, not {self.kind}")
+        refuse_secret_names("env", self.env)
+        refuse_secret_options("args", self.args)

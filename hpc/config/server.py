@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -10,6 +12,9 @@ from hpc.config.base import Config
 from hpc.config.cluster import ClusterConfig
 from hpc.config.model import ModelConfig
 from hpc.config.runtime import RuntimeConfig
+from hpc.config.secrets import refuse_secret_names, refuse_secret_options
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class ServerConfig(Config):
@@ -46,7 +51,7 @@ class ServerConfig(Config):
     extra_args: list[str] = msgspec.field(default_factory=list)
     """Further arguments for `vllm serve`; they come last and win."""
     env: dict[str, str] = msgspec.field(default_factory=dict)
-    """Further environment variables for the server."""
+    """Further environment variables for the server; secrets are exported in the shell that submits."""
     token_ids: bool = True
     """Ask for token ids and log-probabilities; false for endpoints that are not vLLM. Training needs
     them."""
@@ -73,8 +78,8 @@ class ServerConfig(Config):
     """Environment variable that holds the key which the server asks of its clients."""
 
     def __post_init__(self) -> None:
-        if not self.name or "/" in self.name or self.name.startswith("."):
-            raise ValueError(f"name is {self.name!r}, it must be a plain folder name")
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"name is {self.name!r}, it must be a plain name of A-Z a-z 0-9 . _ -, as in policy")
         whole = ("replicas", "tensor_parallel", "pipeline_parallel", "data_parallel", "max_num_seqs", "degraded_after")
         for field in whole:
             if getattr(self, field) < 1:
@@ -94,8 +99,12 @@ class ServerConfig(Config):
         if self.kind == "vllm" and (self.urls or self.run):
             raise ValueError("urls and run belong to kind external")
         for url in self.urls:
+            if "@" in urlsplit(url).netloc:
+                raise ValueError("a url in urls holds a user or password: name the key's variable in api_key_env")
             if not url.startswith(("http://", "https://")) or not url.rstrip("/").endswith("/v1"):
                 raise ValueError(f"url {url!r} must start with http:// or https:// and end in /v1")
+        refuse_secret_names("env", self.env)
+        refuse_secret_options("extra_args", self.extra_args)
 
 
 class RunDirConfig(Config):

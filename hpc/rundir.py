@@ -19,12 +19,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
 
 from hpc.core import files
-from hpc.core.errors import ConfigError, UsageError
+from hpc.core.errors import ConfigError, HpcError, UsageError
 
 LAYOUT_VERSION = 1
 
@@ -146,11 +147,11 @@ class RunDir:
         """Make the directory, or return to an existing one launched with the same configuration.
 
         Raises:
-            ConfigError: the directory holds a run of another configuration.
+            ConfigError: the directory holds a run of another configuration, or cannot be made.
         """
         run = cls(root)
-        if run.config.exists():
-            before = files.read_json(run.config).get("hash")
+        if run.config.is_file():
+            before = _mapping(files.read_json(run.config), run.config).get("hash")
             if before != config_hash:
                 raise ConfigError(
                     f"{root} holds a run of another configuration ({before} there, {config_hash} now)",
@@ -158,7 +159,13 @@ class RunDir:
                 )
             return run
         for folder in (run.root, run.logs, run.root / "elements", run.root / "episodes", run.root / "trajectories"):
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(
+                    f"cannot make the run directory {folder}: {error.strerror}",
+                    "set run.root to a folder that you may write to",
+                ) from error
         files.write_json(run.manifest, {"layout": LAYOUT_VERSION, "created_at": time.time(), **manifest})
         files.write_json(run.config, {"hash": config_hash, "config": config})  # marker: last
         return run
@@ -176,11 +183,47 @@ class RunDir:
         return run
 
     def read_manifest(self) -> dict[str, Any]:
-        return dict(files.read_json(self.manifest))
+        """What was launched.
+
+        Raises:
+            HpcError: manifest.json is missing or damaged (so for `read_config` and its file).
+        """
+        return _mapping(files.read_json(self.manifest), self.manifest)
 
     def read_config(self) -> dict[str, Any]:
-        return dict(files.read_json(self.config)["config"])
+        """The configuration that it was launched with."""
+        return _mapping(_mapping(files.read_json(self.config), self.config).get("config"), self.config)
 
     def mark_done(self, reason: str) -> None:
         """Tell servers and router of this run that their work is over."""
         files.write_json(self.done, {"reason": reason, "at": time.time()})
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder of a run, and those above it, unless it is there.
+
+    Raises:
+        HpcError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HpcError(
+            f"cannot make the folder {path}: {error.strerror}", "free space or mend the permissions"
+        ) from error
+
+
+def runs_under(root: Path) -> list[RunDir]:
+    """The runs in ``root``, newest first. Hidden folders are none: what is being removed is hidden."""
+    found: list[tuple[float, Path]] = []
+    for marker in root.glob("*/config.json"):
+        with contextlib.suppress(OSError):  # it was removed since
+            if not marker.parent.name.startswith("."):
+                found.append((marker.stat().st_mtime, marker.parent))
+    return [RunDir(folder) for _, folder in sorted(found, reverse=True)]
+
+
+def _mapping(value: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise HpcError(f"{path} is damaged: not what a launch writes", "restore it from a copy")
+    return value

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
@@ -14,7 +12,8 @@ import msgspec
 from hpc.config.cluster import Resources
 from hpc.core import files
 from hpc.core.errors import HpcError
-from hpc.rundir import RunDir
+from hpc.core.locks import exclusive
+from hpc.rundir import RunDir, make_folder
 
 RECORD_VERSION = 1
 
@@ -104,6 +103,8 @@ def read_record(run: RunDir) -> Record:
         return msgspec.json.decode(run.jobs.read_bytes(), type=Record)
     except FileNotFoundError:
         return Record()
+    except OSError as error:
+        raise HpcError(f"cannot read {run.jobs}: {error.strerror}", "mend the permissions") from error
     except msgspec.DecodeError as error:
         raise HpcError(f"{run.jobs} is damaged: {error}", "restore it from a copy") from error
 
@@ -115,14 +116,14 @@ def jobs_of(run: RunDir) -> list[str]:
 
 @contextmanager
 def locked(run: RunDir) -> Iterator[None]:
-    """Hold the run's submissions: one process at a time changes jobs.json."""
-    run.root.mkdir(parents=True, exist_ok=True)
-    fd = os.open(run.jobs.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+    """Hold the run's submissions: one process at a time changes jobs.json.
+
+    Raises:
+        HpcError: the lock file cannot be made or locked.
+    """
+    make_folder(run.root)
+    with exclusive(run.jobs.with_suffix(".lock")):
         yield
-    finally:
-        os.close(fd)
 
 
 def write_record(run: RunDir, record: Record) -> None:

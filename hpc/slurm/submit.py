@@ -13,11 +13,11 @@ import msgspec
 from hpc.config.cluster import ClusterConfig, Resources
 from hpc.core import files
 from hpc.core.errors import SubmissionError, UsageError
-from hpc.rundir import RunDir
+from hpc.rundir import RunDir, make_folder
 from hpc.slurm import local, localstate
 from hpc.slurm.commands import call, complaint
 from hpc.slurm.dependencies import judge
-from hpc.slurm.elements import LIVE, ElementState
+from hpc.slurm.elements import LIVE, ElementState, unsure
 from hpc.slurm.facts import choose_executor, limits
 from hpc.slurm.jobspec import Dependency, JobSpec, SubmittedJob
 from hpc.slurm.record import (
@@ -80,7 +80,7 @@ def resubmit(run: RunDir, cluster: ClusterConfig, job: str, indices: Sequence[in
 
     Raises:
         UsageError: the job is unknown, nothing is to be run again, or an element is still alive.
-        SubmissionError: the scheduler refused it.
+        SubmissionError: the scheduler refused it, or nobody can say whether an element is alive.
     """
     record = read_record(run).jobs.get(job)
     if record is None:
@@ -97,6 +97,12 @@ def resubmit(run: RunDir, cluster: ClusterConfig, job: str, indices: Sequence[in
                 f"element {index} of {job} is still {known[index].state}",
                 f"cancel it first: hpc run cancel {run.name} {job}",
             )
+    if unknown := unsure(known[index] for index in wanted):
+        which = array_spec(element.index for element in unknown)
+        raise SubmissionError(
+            f"the state of {job} {which} is unknown: {unknown[0].reason}",
+            "repeat the command when the scheduler answers, or on the machine that runs it",
+        )
     blocked = [known[index] for index in wanted if known[index].state == "BLOCKED" and not known[index].gone]
     _scancel([element.job_id for element in blocked])
     spec = JobSpec(
@@ -131,7 +137,8 @@ def cancel(run: RunDir, jobs: Sequence[str] | None = None) -> int:
 
     Raises:
         UsageError: no such job.
-        SubmissionError: scancel failed.
+        SubmissionError: scancel failed, or elements run on another machine, where alone they can be
+            cancelled; the others are cancelled then.
     """
     with locked(run):
         record = read_record(run)
@@ -148,6 +155,13 @@ def cancel(run: RunDir, jobs: Sequence[str] | None = None) -> int:
             record = msgspec.structs.replace(record, jobs=changed)
         if living:
             write_record(run, record)
+    if elsewhere := [element for element in unsure(living) if element.backend == "local"]:
+        names = ", ".join(sorted({element.job for element in elsewhere}))
+        hosts = ", ".join(sorted({element.host for element in elsewhere}))
+        raise SubmissionError(
+            f"{names} of {run.name} cannot be cancelled from here: it runs on {hosts}",
+            f"give the same command on {hosts}",
+        )
     return len({element.job for element in living})
 
 
@@ -176,16 +190,27 @@ def _submit_elements(
     spec: JobSpec, cluster: ClusterConfig, run: RunDir, job: JobRecord, elements: Sequence[int]
 ) -> SubmittedJob:
     backend = choose_executor(cluster)
-    run.job_logs(spec.name).mkdir(parents=True, exist_ok=True)  # Slurm does not make it, the job would vanish
+    make_folder(run.job_logs(spec.name))  # Slurm does not make it, the job would vanish
     with locked(run):
         record = read_record(run)
         if backend == "slurm":
             submission = _to_slurm(spec, cluster, run, elements)
         else:
-            submission = local.start(spec, cluster, run, elements)
+            submission = _to_machine(spec, cluster, run, elements)
         write_record(run, with_submission(record, spec.name, job, submission))
     count = len(list(elements))
     return SubmittedJob(name=spec.name, backend=backend, ids=[chunk.id for chunk in submission.chunks], elements=count)
+
+
+def _to_machine(spec: JobSpec, cluster: ClusterConfig, run: RunDir, elements: Sequence[int]) -> Submission:
+    try:
+        return local.start(spec, cluster, run, elements)
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        raise SubmissionError(
+            f"cannot start {spec.name} on this machine: {what}",
+            "see that cluster.python exists and that the run directory can be written",
+        ) from error
 
 
 def _to_slurm(spec: JobSpec, cluster: ClusterConfig, run: RunDir, elements: Sequence[int]) -> Submission:

@@ -19,7 +19,7 @@ import zmq
 
 from hpc.core import files
 from hpc.core.errors import HpcError
-from hpc.rundir import RunDir
+from hpc.rundir import RunDir, make_folder
 
 T = TypeVar("T")
 
@@ -39,26 +39,17 @@ class _Token(msgspec.Struct, frozen=True):
 
 
 def create_run_keys(run: RunDir) -> None:
-    """Make the keys of a run unless it has them: all files or none (the folder is renamed into place)."""
-    if run.keys.is_dir():
-        return
-    run.root.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".keys.", dir=run.root))  # 0700
+    """Make the keys of a run unless it has them: all files or none (the folder is renamed into place).
+
+    Raises:
+        HpcError: they cannot be written.
+    """
     try:
-        for name in ("router", "agent", "inbox"):
-            public, secret = zmq.curve_keypair()
-            files.write_json(
-                folder / f"{name}.json", {"public": public.decode(), "secret": secret.decode()}, mode=0o600
-            )
-        files.write_json(folder / "token.json", {"secret": secrets.token_hex(32)}, mode=0o600)
-        try:
-            folder.rename(run.keys)
-        except OSError:
-            if not run.keys.is_dir():  # otherwise another launch was faster, and its keys are as good
-                raise
-        files.fsync_dir(run.root)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _create(run)
+    except OSError as error:
+        raise HpcError(
+            f"cannot make the keys {run.keys}: {error.strerror}", "free space or mend the permissions"
+        ) from error
 
 
 def load_router_keys(run: RunDir) -> KeyPair:
@@ -88,6 +79,28 @@ def load_token_secret(run: RunDir) -> str:
 def episode_token(secret: str, episode: str) -> str:
     """What proves to the router that a connection speaks for ``episode``: HMAC-SHA256, hex."""
     return hmac.new(secret.encode(), episode.encode(), hashlib.sha256).hexdigest()
+
+
+def _create(run: RunDir) -> None:
+    if run.keys.is_dir():
+        return
+    make_folder(run.root)
+    folder = Path(tempfile.mkdtemp(prefix=".keys.", dir=run.root))  # 0700
+    try:
+        for name in ("router", "agent", "inbox"):
+            public, secret = zmq.curve_keypair()
+            files.write_json(
+                folder / f"{name}.json", {"public": public.decode(), "secret": secret.decode()}, mode=0o600
+            )
+        files.write_json(folder / "token.json", {"secret": secrets.token_hex(32)}, mode=0o600)
+        try:
+            folder.rename(run.keys)
+        except OSError:
+            if not run.keys.is_dir():  # otherwise another launch was faster, and its keys are as good
+                raise
+        files.fsync_dir(run.root)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _load(path: Path, kind: type[T]) -> T:

@@ -183,6 +183,8 @@ class _Element:
         self.leads = leads  # of several processes one speaks for all
 
     def run(self, load: Callable[[dict[str, Any]], Work], requeue: Callable[[], bool]) -> int:
+        if self.allocation.restarts > self.manifest.max_requeues:  # Slurm runs again without asking us
+            return self._give_up("Slurm ran it again after a lost node or a preemption")
         self._say("running")
         code, error = self._attempt(load)
         cancelled = self.allocation.stop_reason == "cancel"
@@ -211,12 +213,8 @@ class _Element:
 
     def _requeue(self, requeue: Callable[[], bool]) -> int:
         why = self.allocation.stop_reason or "asked for it"
-        cap = self.manifest.max_requeues
-        if self.allocation.restarts >= cap:
-            error = f"to be run again ({why}), but it has been started {cap + 1} times already (max_requeues is {cap})"
-            log.error("%s", error)
-            self._say("failed", 1, error)
-            return 1
+        if self.allocation.restarts >= self.manifest.max_requeues:
+            return self._give_up(f"to be run again ({why})")
         self._say("requeued", REQUEUE, why)  # first: being requeued may be the end of this process
         try:
             if not self.leads or requeue():
@@ -225,6 +223,13 @@ class _Element:
         except JobError as error:
             log.error("%s", error)
             self._say("failed", 1, str(error))
+        return 1
+
+    def _give_up(self, why: str) -> int:
+        cap = self.manifest.max_requeues
+        error = f"{why}, but it has been started {cap + 1} times already (max_requeues is {cap})"
+        log.error("%s", error)
+        self._say("failed", 1, error)
         return 1
 
     def _say(self, state: Any, code: int | None = None, error: str = "") -> None:

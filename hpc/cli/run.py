@@ -45,22 +45,31 @@ def ls(runs_root: Path, limit: int = 20, as_json: bool = False) -> None:
       hpc run ls
       hpc run ls --json | jq '.[].run'
     """
-    from hpc.rundir import RunDir
-    from hpc.slurm import states_of
+    from hpc.core.errors import HpcError
+    from hpc.rundir import runs_under
+    from hpc.slurm import jobs_of, states_of
 
-    found = sorted(runs_root.glob("*/config.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-    runs = [RunDir(path.parent) for path in found[:limit]]
-    states = states_of(runs)
+    runs = runs_under(runs_root)[:limit]
+    created: dict[str, float] = {}
+    damaged: dict[str, str] = {}
+    for each in runs:
+        try:
+            created[each.name] = float(each.read_manifest().get("created_at") or 0)
+            jobs_of(each)
+        except (HpcError, OSError, TypeError, ValueError) as error:
+            damaged[each.name] = error.message if isinstance(error, HpcError) else str(error)
+    states = states_of([each for each in runs if each.name not in damaged])
     rows: list[dict[str, Any]] = []
     for each in runs:
-        created = each.read_manifest().get("created_at")
-        counts = Counter(element.state for element in states[each.root.as_posix()])
+        at = created.get(each.name)
+        counts = Counter(element.state for element in states.get(each.root.as_posix(), []))
         rows.append(
             {
                 "run": each.name,
-                "created": time.strftime("%Y-%m-%d %H:%M", time.localtime(created)) if created else "",
+                "created": time.strftime("%Y-%m-%d %H:%M", time.localtime(at)) if at else "",
                 "elements": dict(sorted(counts.items())),
                 "done": each.done.exists(),
+                "damaged": damaged.get(each.name, ""),
                 "directory": str(each.root),
             }
         )
@@ -69,9 +78,14 @@ def ls(runs_root: Path, limit: int = 20, as_json: bool = False) -> None:
         return
     emit_table(
         ["run", "created", "elements", "done"],
-        [[r["run"], r["created"], _counts(r["elements"]), "done" if r["done"] else ""] for r in rows],
+        [
+            [r["run"], r["created"], _counts(r["elements"]), "damaged" if r["damaged"] else "done" if r["done"] else ""]
+            for r in rows
+        ],
         empty=f"no runs under {runs_root}; start one with: hpc episodes submit",
     )
+    for name, why in damaged.items():
+        click.echo(f"{name} is damaged: {why}", err=True)
 
 
 @run.command()
@@ -186,7 +200,7 @@ def clean(run_name: str, runs_root: Path, yes: bool, dry_run: bool, as_json: boo
     """
     import shutil
 
-    from hpc.core.errors import UsageError
+    from hpc.core.errors import HpcError, UsageError
     from hpc.slurm import states
 
     here = find_run(run_name, runs_root)
@@ -200,8 +214,16 @@ def clean(run_name: str, runs_root: Path, yes: bool, dry_run: bool, as_json: boo
         if not yes:
             click.confirm(f"Remove {here.root} ({len(files)} files, {size / 1e6:.1f} MB)?", abort=True, err=True)
         doomed = here.root.with_name(f".{here.name}.removed")
-        here.root.rename(doomed)  # from one moment to the next it is no run any more
-        shutil.rmtree(doomed)
+        try:
+            shutil.rmtree(doomed, ignore_errors=True)  # what an interrupted removal left
+            here.root.rename(doomed)  # from one moment to the next it is no run any more
+            shutil.rmtree(doomed)
+        except OSError as error:
+            left = doomed if not here.root.exists() else here.root
+            raise HpcError(
+                f"cannot remove {error.filename or left}: {error.strerror}",
+                f"mend the permissions, then: rm -r {left}",
+            ) from error
     if as_json:
         emit_json({"run": here.name, "removed": not dry_run, "files": len(files), "bytes": size})
         return

@@ -77,10 +77,9 @@ def list_(runs_root: Path, everything: bool = False, as_json: bool = False) -> N
 
     Example: hpc server list --all
     """
-    from hpc.rundir import RunDir
+    from hpc.rundir import runs_under
 
-    runs = [RunDir(path.parent) for path in sorted(runs_root.glob("*/config.json"))]
-    rows = _rows([run for run in runs if (run.read_config().get("server") or {}).get("kind") == "vllm"])
+    rows = _rows([run for run in sorted(runs_under(runs_root), key=lambda run: run.name) if _has_servers(run)])
     _show([row for row in rows if everything or row.state != "SHUTDOWN"], as_json)
 
 
@@ -179,6 +178,20 @@ def stop(run_name: str, runs_root: Path, as_json: bool) -> None:
 def _job(server_name: str) -> str:
     """The job under which `hpc.launch` submits a server's replicas."""
     return f"serve-{server_name}"
+
+
+def _has_servers(run: RunDir) -> bool:
+    """Whether a run starts servers of its own; one that is damaged must not hide the others."""
+    from hpc.core.errors import HpcError
+    from hpc.slurm import jobs_of
+
+    try:
+        jobs_of(run)
+        server_config = run.read_config().get("server")
+    except HpcError as error:
+        click.echo(f"{run.name} is damaged: {error.message}", err=True)
+        return False
+    return isinstance(server_config, dict) and server_config.get("kind") == "vllm"
 
 
 def _config(run: RunDir) -> Any:

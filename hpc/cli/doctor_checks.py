@@ -255,6 +255,12 @@ def check_runtime(subject: Subject) -> Outcome:
         return "ok", f"{' '.join(program)} (not started)", ""
     # `vllm --version` imports torch for many seconds; the installed metadata says the same
     python = Path(program[0]).resolve().parent / "python"
+    if not os.access(python, os.X_OK):
+        return (
+            "warn",
+            f"{program[0]} is there, with no python beside it to ask for its version",
+            f"try it: {program[0]} --version",
+        )
     code = "from importlib.metadata import version; print(version('vllm'))"
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=LIMIT_S, check=False)
     if done.returncode != 0:

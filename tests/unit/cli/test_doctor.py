@@ -174,12 +174,14 @@ def test_the_serve_runtime(tmp_path: Path) -> None:
     venv = tmp_path / "venv"
     missing = doctor_checks.check_runtime(_subject(tmp_path, environ={"HPC_SERVE_VENV": str(venv)}))
     _program(venv / "bin" / "vllm", "exit 9")
+    alone = doctor_checks.check_runtime(_subject(tmp_path, environ={"HPC_SERVE_VENV": str(venv)}))
     _program(venv / "bin" / "python", "exit 1")
     hollow = doctor_checks.check_runtime(_subject(tmp_path, environ={"HPC_SERVE_VENV": str(venv)}))
     _program(venv / "bin" / "python", "echo 0.32.0")
     whole = doctor_checks.check_runtime(_subject(tmp_path, environ={"HPC_SERVE_VENV": str(venv)}))
 
     assert (missing[0], "scripts/setup-serve" in missing[2]) == ("fail", True)
+    assert (alone[0], "no python beside it" in alone[1]) == ("warn", True)
     assert (hollow[0], "has no vllm" in hollow[1]) == ("fail", True)
     assert whole == ("ok", f"vLLM 0.32.0 at {venv / 'bin' / 'vllm'}", "")
 

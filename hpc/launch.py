@@ -6,7 +6,7 @@ submitted.
 
 from __future__ import annotations
 
-import os
+import getpass
 import platform
 import shlex
 import subprocess
@@ -393,7 +393,7 @@ def _provenance(overrides: Sequence[str]) -> dict[str, Any]:
         "apollo_hpc": __version__,
         "python": platform.python_version(),
         "host": platform.node(),
-        "user": os.environ.get("USER", str(os.getuid())),
+        "user": getpass.getuser(),
         "command": shlex.join(["hpc", *sys.argv[1:]]),
         "overrides": list(overrides),
         "git": _git_state(Path(__file__).resolve().parent),

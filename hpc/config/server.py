@@ -99,12 +99,21 @@ class ServerConfig(Config):
         if self.kind == "vllm" and (self.urls or self.run):
             raise ValueError("urls and run belong to kind external")
         for url in self.urls:
-            if "@" in urlsplit(url).netloc:
-                raise ValueError("a url in urls holds a user or password: name the key's variable in api_key_env")
-            if not url.startswith(("http://", "https://")) or not url.rstrip("/").endswith("/v1"):
-                raise ValueError(f"url {url!r} must start with http:// or https:// and end in /v1")
+            _check_url(url)
         refuse_secret_names("env", self.env)
         refuse_secret_options("extra_args", self.extra_args)
+
+
+def _check_url(url: str) -> None:
+    if "@" in url:
+        raise ValueError("urls has one that holds a user or password: name the key's variable in api_key_env")
+    try:
+        parts = urlsplit(url)
+        reachable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no port, brackets around what is no address
+        reachable = False
+    if not reachable or not url.rstrip("/").endswith("/v1"):
+        raise ValueError(f"urls has {url!r}, each must be as in http://HOST:PORT/v1: http or https, ending in /v1")
 
 
 class RunDirConfig(Config):

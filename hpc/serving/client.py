@@ -17,12 +17,12 @@ import msgspec
 
 from hpc.config.agent import SamplingConfig
 from hpc.config.server import ServerConfig
-from hpc.core.errors import EndpointNotFound, ServerNotReady, ServingError
+from hpc.core.errors import EndpointNotFound, ServerNotReady
 from hpc.rundir import RunDir
 from hpc.serving import preflight
 from hpc.serving.answers import TryAgain, read_response, request_body
 from hpc.serving.choice import Rests, pause, preference
-from hpc.serving.probe import error_message
+from hpc.serving.probe import no_answer, require_model
 from hpc.serving.registry import Endpoint, Registry, external_endpoints
 from hpc.trajectories.records import ModelResponse
 
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 WATCH_SECONDS = 0.5
 GONE_LOOKS = 4
 """So many looks in a row must miss an endpoint before a request in flight to it is given up."""
+SEE_SERVER = "see hpc server status and logs"
 KEEPALIVE_SECONDS = 4.0  # vLLM closes idle connections after 5 s
 
 Endpoints = Callable[[], list[Endpoint]]
@@ -49,6 +50,7 @@ class ModelClient:
         token_ids: ask for token ids and log-probabilities, and insist on them.
         api_key: sent as a bearer token if not empty.
         failure: why no endpoint can be hoped for; empty while one can.
+        hint: how to mend endpoints that give no answer.
         stopping: true when the caller must give up soon.
     """
 
@@ -64,6 +66,7 @@ class ModelClient:
         token_ids: bool = True,
         api_key: str = "",
         failure: Callable[[], str] = lambda: "",
+        hint: str = SEE_SERVER,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.model = model
@@ -73,6 +76,7 @@ class ModelClient:
         self._wait_seconds = wait_seconds
         self._token_ids = token_ids
         self._failure = failure
+        self._hint = hint
         self._stopping = stopping
         self._rests = Rests()
         self._http = _http(api_key, request_seconds)
@@ -105,6 +109,7 @@ class ModelClient:
             token_ids=server.token_ids,
             api_key=preflight.api_key(server),
             failure=failure,
+            hint=preflight.MEND_URLS if server.urls else SEE_SERVER,
             stopping=stopping,
         )
 
@@ -178,7 +183,7 @@ class ModelClient:
                     raise TryAgain(f"{endpoint.url} was withdrawn while it answered")
             response = request.result()
         except httpx.HTTPError as error:
-            raise TryAgain(f"{endpoint.url}: {type(error).__name__} {error}".rstrip()) from error
+            raise TryAgain(f"{endpoint.url}: {no_answer(error)}") from error
         finally:
             request.cancel()
         seconds = time.monotonic() - started
@@ -190,7 +195,7 @@ class ModelClient:
         if now >= deadline:
             raise ServerNotReady(
                 f"model {self.model!r} gave no whole answer within {self._wait_seconds:g} s; the last: {error.reason}",
-                "see hpc server status and logs",
+                self._hint,
             ) from error
         if any(self._rests.left(endpoint, now) == 0 for endpoint in _ready(self._endpoints(), self.model)):
             return
@@ -230,36 +235,36 @@ async def wait_ready(
         while not stopping():
             live = endpoints()
             ready = _ready(live, model)
-            if http is not None:
-                ready = [endpoint for endpoint in ready if await _serves(http, endpoint)]
+            problems = [await _problem(http, endpoint) for endpoint in ready] if http is not None else []
+            if problems:
+                ready = [endpoint for endpoint, problem in zip(ready, problems, strict=True) if not problem]
             if ready:
                 return ready
             _check_hope(live, model, failure())
             if time.monotonic() >= deadline:
-                raise ServerNotReady(
-                    f"server {server.name!r} published no endpoint within {timeout:g} s",
-                    "see hpc server list and hpc server logs",
-                )
+                raise _never_ready(server, timeout, problems)
             await asyncio.sleep(min(WATCH_SECONDS, max(0.0, deadline - time.monotonic())))
     return []
 
 
-async def _serves(http: httpx.AsyncClient, endpoint: Endpoint) -> bool:
-    """Whether an external endpoint answers and has the model."""
+async def _problem(http: httpx.AsyncClient, endpoint: Endpoint) -> str:
+    """Why an external endpoint is not ready; empty when it answers and has the model."""
     try:
-        response = await http.get(f"{endpoint.url}/models")
-        if response.status_code in (401, 403):
-            raise ServingError(
-                f"{endpoint.url} answered HTTP {response.status_code}: {error_message(response)}",
-                "set server.api_key_env to the variable that holds its key",
-            )
-        response.raise_for_status()
-        names = [str(entry["id"]) for entry in response.json()["data"]]
-    except (httpx.HTTPError, ValueError, LookupError, TypeError):
-        return False
-    if endpoint.model not in names:
-        raise EndpointNotFound(f"{endpoint.url} serves {', '.join(names)}, not {endpoint.model!r}", "mend model.name")
-    return True
+        require_model(endpoint.url, await http.get(f"{endpoint.url}/models"), endpoint.model)
+    except (httpx.HTTPError, ValueError) as error:
+        return f"{endpoint.url}: {no_answer(error)}"
+    return ""
+
+
+def _never_ready(server: ServerConfig, seconds: float, problems: list[str]) -> ServerNotReady:
+    if server.urls:
+        return ServerNotReady(
+            f"no url of server {server.name!r} answered within {seconds:g} s: {'; '.join(problems)}",
+            preflight.MEND_URLS,
+        )
+    return ServerNotReady(
+        f"server {server.name!r} published no endpoint within {seconds:g} s", "see hpc server list and hpc server logs"
+    )
 
 
 def _source(run: RunDir, server: ServerConfig, model: str) -> tuple[Endpoints, Callable[[], str]]:

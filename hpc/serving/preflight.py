@@ -1,20 +1,27 @@
-"""What can be known before a server starts: where its program and its weights are."""
+"""What can be known before anything starts: where a server's program and its weights are, and whether
+an external one answers."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import httpx
 
 from hpc.config.model import ModelConfig
 from hpc.config.runtime import RuntimeConfig
 from hpc.config.server import ServerConfig
-from hpc.core.errors import ConfigError, MissingExtra
+from hpc.core.errors import ConfigError, EndpointNotFound, MissingExtra
 from hpc.core.locate import data_dir
+from hpc.serving.probe import no_answer, require_model
 
 SHIPPED = "shipped:"
 VENV_VARIABLE = "HPC_SERVE_VENV"
+MEND_URLS = "start that server, or mend server.urls"
+ANSWER_SECONDS = 5.0
 
 
 def check_model(model: ModelConfig, server: ServerConfig, runtime: RuntimeConfig) -> None:
@@ -23,9 +30,13 @@ def check_model(model: ModelConfig, server: ServerConfig, runtime: RuntimeConfig
     Raises:
         ConfigError: the weights, the chat template or the key are not there.
         MissingExtra: the runtime is not there.
+        EndpointNotFound: no url of an external server answers, or one serves other models.
+        ServingError: an external server refuses the key.
     """
-    api_key(server)
+    key = api_key(server)
     if server.kind == "external":
+        if server.urls:
+            _check_urls(server, model.name, key)
         return
     if runtime.kind == "external":
         raise ConfigError(
@@ -35,6 +46,25 @@ def check_model(model: ModelConfig, server: ServerConfig, runtime: RuntimeConfig
     resolve_model(model.path)
     chat_template(server)
     vllm_program(runtime)
+
+
+def _check_urls(server: ServerConfig, model: str, key: str) -> None:
+    """One url that answers is enough: the others may be on their way up."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+
+    with httpx.Client(headers=headers, timeout=ANSWER_SECONDS, trust_env=False) as http:
+
+        def problem(url: str) -> str:
+            try:
+                require_model(url, http.get(f"{url}/models"), model)
+            except (httpx.HTTPError, ValueError) as error:
+                return f"{url}: {no_answer(error)}"
+            return ""
+
+        with ThreadPoolExecutor(max_workers=min(16, len(server.urls))) as pool:
+            problems = list(pool.map(problem, [url.rstrip("/") for url in server.urls]))
+    if all(problems):
+        raise EndpointNotFound(f"no url of server {server.name!r} answers: {'; '.join(problems)}", MEND_URLS)
 
 
 def resolve_model(path: str) -> str:

@@ -8,6 +8,8 @@ from typing import Literal
 import httpx
 import msgspec
 
+from hpc.core.errors import EndpointNotFound, ServingError
+
 _SAMPLE = re.compile(r"^(vllm:[a-z_]+)(?:\{[^}]*\})? ([0-9.eE+-]+)$", re.MULTILINE)
 
 Verdict = Literal["answered", "unanswered", "refused"]
@@ -84,7 +86,7 @@ class Prober:
                 return ProbeResult(verdict="answered", reason="busy")
             return ProbeResult(verdict="unanswered", reason=f"no token within {self._timeout:g} s")
         except httpx.HTTPError as error:
-            return ProbeResult(verdict="unanswered", reason=f"{type(error).__name__}: {error}")
+            return ProbeResult(verdict="unanswered", reason=no_answer(error))
         text = " ".join(response.text.split())[:300]
         if response.status_code in (400, 401, 403, 404, 422):
             return ProbeResult(verdict="refused", reason=f"HTTP {response.status_code}: {error_message(response)}")
@@ -123,6 +125,36 @@ class Prober:
 
     def close(self) -> None:
         self._client.close()
+
+
+def require_model(url: str, response: httpx.Response, model: str) -> None:
+    """Accept what ``url`` answered at ``/models`` if it serves ``model``.
+
+    Raises:
+        EndpointNotFound: it serves other models.
+        ServingError: it refuses the key.
+        ValueError: that is no list of models; waiting may help.
+    """
+    if response.status_code in (401, 403):
+        raise ServingError(
+            f"{url} answered HTTP {response.status_code}: {error_message(response)}",
+            "set server.api_key_env to the variable that holds its key",
+        )
+    if response.status_code != 200:
+        raise ValueError(f"HTTP {response.status_code}: {error_message(response)}")
+    try:
+        names = [str(entry["id"]) for entry in response.json()["data"]]
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError("its answer at /models is no list of models") from error
+    if model not in names:
+        raise EndpointNotFound(f"{url} serves {', '.join(names) or 'nothing'}, not {model!r}", "mend model.name")
+
+
+def no_answer(error: Exception) -> str:
+    """Why a request had no usable answer, on one line."""
+    if isinstance(error, httpx.HTTPError):
+        return f"{type(error).__name__}: {error}".rstrip(": ")
+    return str(error)
 
 
 def error_message(response: httpx.Response) -> str:

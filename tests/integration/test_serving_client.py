@@ -294,6 +294,21 @@ async def test_external_servers_are_asked_directly(run: RunDir, stubs: list[Stub
     assert "logprobs" not in next(body for stub in stubs for body in stub.requests)
 
 
+async def test_dead_external_servers_are_named_with_the_last_error(run: RunDir, stubs: list[StubHandle]) -> None:
+    stubs[0].kill()
+    server = ServerConfig(name="s", kind="external", urls=[stubs[0].url])
+    with pytest.raises(ServerNotReady, match="ConnectError") as caught:
+        await wait_ready(run, server, model="stub", timeout=0.2)
+    assert stubs[0].url in caught.value.message
+    assert "server.urls" in caught.value.hint
+    model = ModelClient.for_run(run, server, model="stub", sampling=SamplingConfig(), episode="e", wait_seconds=0.2)
+    with pytest.raises(ServerNotReady, match="ConnectError") as caught:
+        await model.complete(ASK, [])
+    await model.close()
+    assert stubs[0].url in caught.value.message
+    assert "server.urls" in caught.value.hint
+
+
 async def test_the_servers_of_another_run_can_be_used(run: RunDir, stubs: list[StubHandle], tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     other = make_run(tmp_path / "elsewhere")

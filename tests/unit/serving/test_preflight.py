@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -7,7 +12,7 @@ import pytest
 from hpc.config.model import ModelConfig
 from hpc.config.runtime import RuntimeConfig
 from hpc.config.server import ServerConfig
-from hpc.core.errors import ConfigError, MissingExtra
+from hpc.core.errors import ConfigError, EndpointNotFound, MissingExtra, ServingError
 from hpc.serving import preflight
 
 
@@ -78,5 +83,74 @@ def test_check_model_names_what_is_missing(tmp_path: Path) -> None:
         preflight.check_model(model, ServerConfig(name="s", api_key_env="NO_SUCH_KEY"), runtime)
     with pytest.raises(ConfigError, match="runtime is external"):
         preflight.check_model(model, ServerConfig(name="s"), RuntimeConfig(kind="external"))
-    external = ServerConfig(name="s", kind="external", urls=["http://h:1/v1"])
-    preflight.check_model(ModelConfig(name="m", path="/nowhere"), external, RuntimeConfig(kind="external"))
+    elsewhere = ServerConfig(name="s", kind="external", run=str(tmp_path))
+    preflight.check_model(ModelConfig(name="m", path="/nowhere"), elsewhere, RuntimeConfig(kind="external"))
+
+
+@contextlib.contextmanager
+def listing(answer: bytes, status: int = 200) -> Iterator[str]:
+    """The base URL of a server that gives ``answer`` at /v1/models."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = self.path == "/v1/models"
+            self.send_response(status if found else 404)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def check_urls(*urls: str, model: str = "m") -> None:
+    server = ServerConfig(name="s", kind="external", urls=list(urls))
+    preflight.check_model(ModelConfig(name=model, path="p"), server, RuntimeConfig(kind="external"))
+
+
+def dead_url() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+
+
+def test_an_external_server_must_answer_and_have_the_model() -> None:
+    with listing(b'{"data": [{"id": "m"}, {"id": "n"}]}') as url:
+        check_urls(url + "/", dead_url())
+        with pytest.raises(EndpointNotFound, match="serves m, n, not 'x'"):
+            check_urls(dead_url(), url, model="x")
+
+
+def test_an_external_server_that_is_dead_is_named_with_the_reason() -> None:
+    urls = dead_url(), dead_url()
+    with pytest.raises(EndpointNotFound, match="ConnectError") as caught:
+        check_urls(*urls)
+    assert all(url in caught.value.message for url in urls)
+    assert "server.urls" in caught.value.hint
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "words"), [(b"rubbish", 200, "no list of models"), (b"busy", 503, "HTTP 503: busy")]
+)
+def test_an_external_server_that_answers_rubbish_is_no_server(answer: bytes, status: int, words: str) -> None:
+    with listing(answer, status) as url, pytest.raises(EndpointNotFound, match=words):
+        check_urls(url)
+
+
+def test_an_external_server_that_refuses_the_key_says_which_setting_holds_it() -> None:
+    with (
+        listing(b'{"error": {"message": "no key"}}', 401) as url,
+        pytest.raises(ServingError, match="401: no key") as caught,
+    ):
+        check_urls(url)
+    assert "server.api_key_env" in caught.value.hint

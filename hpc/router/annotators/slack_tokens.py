@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hpc.config.annotators import AnnotatorsConfig
-from hpc.core.errors import AnnotatorError
+from hpc.core.errors import AnnotatorError, ConfigError
 
 BOT_TOKEN = "SLACK_BOT_TOKEN"
 APP_TOKEN = "SLACK_APP_TOKEN"
@@ -42,15 +42,16 @@ def load_tokens(config: AnnotatorsConfig, environ: Mapping[str, str] | None = No
     """The tokens, after a look at everything else without which no annotator can be reached.
 
     Raises:
-        AnnotatorError: no channel, nobody who may answer, a token missing or malformed, or a
-            token file that others may read. The message never holds a token.
+        ConfigError: no channel, or nobody who may answer.
+        AnnotatorError: a token missing or malformed, or a token file that others may read. The
+            message never holds a token.
     """
     if not config.slack.channel:
-        raise AnnotatorError(
+        raise ConfigError(
             "annotators.slack.channel is empty", "give the channel's id, as in annotators.slack.channel=C0123456789"
         )
     if not config.slack.annotators and config.slack.usergroup is None:
-        raise AnnotatorError(
+        raise ConfigError(
             "annotators.slack names nobody who may answer",
             "give annotators.slack.annotators=[U0123456789] or annotators.slack.usergroup=S0123456789",
         )

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from hpc.config.annotators import AnnotatorsConfig, SlackConfig
-from hpc.core.errors import AnnotatorError
+from hpc.core.errors import AnnotatorError, ConfigError
 from hpc.router.annotators.slack_tokens import SlackTokens, load_tokens
 
 BOT, APP = "xoxb" + "-1-secret-one", "xapp" + "-1-secret-two"
@@ -95,7 +95,7 @@ def test_tokens_are_not_printed() -> None:
     ],
 )
 def test_a_frontend_that_could_reach_nobody_is_refused_early(slack: SlackConfig, words: str) -> None:
-    with pytest.raises(AnnotatorError, match=words):
+    with pytest.raises(ConfigError, match=words):
         load_tokens(AnnotatorsConfig(kind="slack", slack=slack), ENVIRONMENT)
 
 

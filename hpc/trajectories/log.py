@@ -102,6 +102,9 @@ def require_records(path: Path, contents: LogContents) -> None:
         TrajectoryIncomplete: nothing durable yet, or damage.
     """
     require_whole(path, contents)
+    if not contents.records and path.suffix == ".h5":  # a sealed file appears whole: it never was one
+        what = f"too short to be a trajectory ({contents.tail} bytes)" if contents.tail else "empty"
+        raise TrajectoryLayoutError(f"{path} is {what}", "restore it from a copy, or name a sealed .h5 file")
     if not contents.records:
         raise TrajectoryIncomplete(f"{path} holds no records yet", "wait for the episode to start")
 

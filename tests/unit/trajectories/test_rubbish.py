@@ -125,6 +125,17 @@ def test_rubbish_is_not_a_trajectory(tmp_path: Path) -> None:
         assert check(path).state == "unreadable"
 
 
+@pytest.mark.parametrize(("data", "words"), [(b"", "is empty"), (b"\x89HDF\r\n", "is too short to be a trajectory")])
+def test_a_cut_off_sealed_file_is_not_taken_for_a_young_log(data: bytes, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.h5"
+    path.write_bytes(data)
+    with pytest.raises(TrajectoryLayoutError, match=words):
+        Trajectory.open(path)
+    report = check(path)
+    assert report.state == "unreadable"
+    assert words in report.findings[0].detail
+
+
 def test_other_hdf5_is_named_as_such(tmp_path: Path) -> None:
     path = tmp_path / "other.h5"
     with h5py.File(path, "w") as file:

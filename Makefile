@@ -37,7 +37,7 @@ check: setup-dev ## ruff, mypy --strict, import-linter, fast tests
 fast: setup-dev ## unit and contract tests only
 	$(PYTEST) $(FAST) -m "not slurm and not vllm"
 
-bench: setup-demo ## JSON lines: ratios against named baselines
+bench: setup ## JSON lines: ratios against named baselines
 	@$(python) benchmarks/run.py
 
 clean: ## remove caches and build products (never runs/ or the environments)

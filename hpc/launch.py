@@ -181,8 +181,10 @@ def _reopen(run: RunDir) -> None:
 
 def cancel_run(run: RunDir) -> int:
     """Cancel every live job of a run and wait until they have left; how many there were."""
-    cancelled = slurm.cancel(run)
-    run.mark_done("cancelled")
+    try:
+        cancelled = slurm.cancel(run)
+    finally:  # what could not be reached from here leaves by itself when it sees the mark
+        run.mark_done("cancelled")
     _wait_until_gone(run)
     return cancelled
 

@@ -53,7 +53,7 @@ class _Nouns(click.Group):
 @click.group(
     cls=_Nouns,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Example: hpc episodes submit experiment=demo --watch",
+    epilog="Example: hpc episodes submit run.name=first run.episodes=16 --watch",
 )
 @click.option("-v", "--verbose", count=True, help="More log lines on stderr (-vv for debug).")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from hpc.core.errors import UsageError
-from hpc.rundir import RunDir
+from hpc.rundir import RunDir, runs_under
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 runs_option = click.option(
@@ -60,7 +60,7 @@ def find_run(name: str | None, root: Path) -> RunDir:
     if name is not None:
         by_path = Path(name)
         return RunDir.open(by_path if (by_path / "config.json").is_file() else root / name)
-    candidates = [path.parent for path in root.glob("*/config.json")]
-    if not candidates:
+    newest_first = runs_under(root)
+    if not newest_first:
         raise UsageError(f"no runs under {root}", "start one with `hpc episodes submit`, or name its folder")
-    return RunDir.open(max(candidates, key=lambda path: (path / "config.json").stat().st_mtime))
+    return newest_first[0]

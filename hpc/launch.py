@@ -123,7 +123,7 @@ def launch_router(run: RunDir) -> Launch:
     config = read_episodes_config(run)
     if config.annotators.kind == "none":
         raise UsageError(f"{run.name} was launched with annotators=none: it has no router", "launch a run with one")
-    _check(config)
+    _check_annotators(config)
     with exclusive(run.launch_lock):
         if not _alive(run, EPISODES):
             raise UsageError(
@@ -278,6 +278,10 @@ def _check(config: EpisodesConfig) -> None:
     """Find on the login node what would otherwise fail in the log of a job."""
     check_model(config.model, config.server, config.runtime)
     opening_messages(config.agent.prompt, "")
+    _check_annotators(config)
+
+
+def _check_annotators(config: EpisodesConfig) -> None:
     if config.annotators.kind == "slack":
         from hpc.router.annotators.slack_tokens import load_tokens
 

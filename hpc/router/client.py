@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -136,7 +137,8 @@ class InboxClient:
         frame = encode(request)
         deadline = time.monotonic() + self._timeout
         while (left := deadline - time.monotonic()) > 0:
-            self._socket.send(frame, zmq.NOBLOCK)
+            with contextlib.suppress(zmq.Again):  # the router has turned this connection away
+                self._socket.send(frame, zmq.NOBLOCK)
             while self._socket.poll(int(1000 * min(left, RESEND_SECONDS))):
                 answer = ANSWERS.decode(self._socket.recv())
                 if answer.parent == request.id:

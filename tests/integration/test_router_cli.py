@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hpc.core import files
 from hpc.rundir import RunDir
 from tests.integration.router_support import AgentProcess, RouterProcess, make_run, wait_until
 
@@ -143,6 +144,9 @@ def test_ctrl_c_ends_a_router_in_the_foreground(run: RunDir) -> None:
 
 
 def test_slack_without_tokens_fails_with_one_line(run: RunDir) -> None:
+    config = files.read_json(run.config)
+    config["config"]["annotators"]["slack"] = {"channel": "C0123456789", "annotators": ["U0123456789"]}
+    files.write_json(run.config, config)
     result = subprocess.run(
         [sys.executable, "-m", "hpc.cli", "router", "start", str(run.root), "--foreground", "--annotators", "slack"],
         capture_output=True,
@@ -152,7 +156,7 @@ def test_slack_without_tokens_fails_with_one_line(run: RunDir) -> None:
         env={name: value for name, value in os.environ.items() if not name.startswith("SLACK_")},
     )
     assert result.returncode == 1
-    assert result.stderr.startswith("error: annotators.slack.channel is empty")
+    assert result.stderr.startswith("error: no SLACK_BOT_TOKEN and no SLACK_APP_TOKEN")
     assert "Traceback" not in result.stderr
 
 

@@ -25,6 +25,8 @@ from hpc.wire import discovery
 from jobs.router import RouterJob
 from tests.integration.router_support import make_run, wait_until
 
+SLACK = {"kind": "slack", "slack": {"channel": "C0123456789", "annotators": ["U0123456789"]}}
+
 
 def play(run: RunDir, allocation: Allocation) -> tuple[threading.Thread, list[object]]:
     """Run the job in a thread; the list gets its exit status or its error."""
@@ -71,14 +73,17 @@ def test_the_job_ends_with_the_run(tmp_path: Path) -> None:
     assert ended == [0]
 
 
-def test_missing_slack_settings_end_the_job_with_the_reason(tmp_path: Path) -> None:
+def test_missing_slack_tokens_end_the_job_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLACK_BOT_TOKEN", "SLACK_APP_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
     run = make_run(tmp_path / "run")
     config = files.read_json(run.config)
-    config["config"]["annotators"] = {"kind": "slack"}
+    config["config"]["annotators"] = SLACK
     files.write_json(run.config, config)
     thread, ended = play(run, Allocation(job_id="17_0"))
     thread.join(30)
     assert isinstance(ended[0], AnnotatorError)
+    assert "no SLACK_BOT_TOKEN" in ended[0].message
 
 
 class Frontend:

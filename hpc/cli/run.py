@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hpc.slurm import ElementState
 
 REFRESH_SECONDS = 2.0
+LEAVE_SECONDS = 20.0  # how long `clean` waits for processes whose work is over
 JOB_COLUMNS = ["job", "state", "elements", "indices", "ids", "reason"]
 ELEMENT_COLUMNS = ["job", "index", "state", "attempt", "id", "host", "reason"]
 
@@ -166,12 +167,12 @@ def cancel(run_name: str, job: str | None, runs_root: Path, yes: bool, dry_run: 
       hpc run cancel my-run --yes
       hpc run cancel my-run router
     """
-    from hpc.slurm import states
+    from hpc.slurm import is_settled, states
 
     here = find_run(run_name, runs_root)
     elements = states(here, job)
     _require_job(here, job, elements)
-    living = [element for element in elements if not element.gone]
+    living = [element for element in elements if not is_settled(element)]
     names = sorted({element.job for element in living})
     if living and not dry_run:
         if not yes:
@@ -201,10 +202,15 @@ def clean(run_name: str, runs_root: Path, yes: bool, dry_run: bool, as_json: boo
     import shutil
 
     from hpc.core.errors import HpcError, UsageError
-    from hpc.slurm import states
+    from hpc.slurm import is_settled, states
 
     here = find_run(run_name, runs_root)
-    living = [element for element in states(here) if not element.gone]
+    left = [element for element in states(here) if not element.gone]
+    deadline = time.monotonic() + LEAVE_SECONDS
+    while left and all(is_settled(element) for element in left) and time.monotonic() < deadline:
+        time.sleep(0.1)  # their processes are writing their last lines
+        left = [element for element in states(here) if not element.gone]
+    living = [element for element in left if not is_settled(element)] or left
     if living:
         counts = _counts(Counter(element.state for element in living))
         raise UsageError(f"{here.name} is not over: {counts}", f"cancel it first: hpc run cancel {here.name}")
@@ -219,10 +225,10 @@ def clean(run_name: str, runs_root: Path, yes: bool, dry_run: bool, as_json: boo
             here.root.rename(doomed)  # from one moment to the next it is no run any more
             shutil.rmtree(doomed)
         except OSError as error:
-            left = doomed if not here.root.exists() else here.root
+            rest = doomed if not here.root.exists() else here.root
             raise HpcError(
-                f"cannot remove {error.filename or left}: {error.strerror}",
-                f"mend the permissions, then: rm -r {left}",
+                f"cannot remove {error.filename or rest}: {error.strerror}",
+                f"mend the permissions, then: rm -r {rest}",
             ) from error
     if as_json:
         emit_json({"run": here.name, "removed": not dry_run, "files": len(files), "bytes": size})

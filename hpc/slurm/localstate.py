@@ -56,7 +56,9 @@ def state(job: str, index: int, submission: Submission, chunk: Chunk, outcome: O
         )
 
     if own is not None and own.state in _ENDS:
-        return element(_ENDS[own.state], own.error, gone=True)
+        # the process that ran it may still write its last lines into the run directory
+        here = submission.host == os.uname().nodename
+        return element(_ENDS[own.state], own.error, gone=not here or _process(submission) is None)
     if submission.host != os.uname().nodename:
         return element("UNKNOWN", f"runs on {submission.host}; ask there", gone=False)
     if _process(submission) is not None:

@@ -17,7 +17,7 @@ from hpc.rundir import RunDir, make_folder
 from hpc.slurm import local, localstate
 from hpc.slurm.commands import call, complaint
 from hpc.slurm.dependencies import judge
-from hpc.slurm.elements import LIVE, ElementState, unsure
+from hpc.slurm.elements import LIVE, ElementState, is_settled, unsure
 from hpc.slurm.facts import choose_executor, limits
 from hpc.slurm.jobspec import Dependency, JobSpec, SubmittedJob
 from hpc.slurm.record import (
@@ -146,7 +146,7 @@ def cancel(run: RunDir, jobs: Sequence[str] | None = None) -> int:
             if name not in record.jobs:
                 raise UsageError(f"{run.name} has no job {name!r}", "`hpc run status` lists its jobs")
         wanted = set(record.jobs if jobs is None else jobs)
-        living = [e for e in states(run) if e.job in wanted and not e.gone]
+        living = [e for e in states(run) if e.job in wanted and not is_settled(e)]
         _scancel(sorted({element.job_id.split("_")[0] for element in living if element.backend == "slurm"}))
         for name in {element.job for element in living}:
             job = record.jobs[name]

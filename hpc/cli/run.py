@@ -172,7 +172,7 @@ def cancel(run_name: str, job: str | None, runs_root: Path, yes: bool, dry_run: 
     here = find_run(run_name, runs_root)
     elements = states(here, job)
     _require_job(here, job, elements)
-    living = [element for element in elements if not is_settled(element)]
+    living = [element for element in elements if element.state == "BLOCKED" or not is_settled(element)]
     names = sorted({element.job for element in living})
     if living and not dry_run:
         if not yes:

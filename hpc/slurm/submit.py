@@ -146,7 +146,7 @@ def cancel(run: RunDir, jobs: Sequence[str] | None = None) -> int:
             if name not in record.jobs:
                 raise UsageError(f"{run.name} has no job {name!r}", "`hpc run status` lists its jobs")
         wanted = set(record.jobs if jobs is None else jobs)
-        living = [e for e in states(run) if e.job in wanted and not is_settled(e)]
+        living = [e for e in states(run) if e.job in wanted and (e.state == "BLOCKED" or not is_settled(e))]
         _scancel(sorted({element.job_id.split("_")[0] for element in living if element.backend == "slurm"}))
         for name in {element.job for element in living}:
             job = record.jobs[name]

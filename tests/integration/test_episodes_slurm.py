@@ -46,9 +46,12 @@ def test_sixteen_episodes_survive_preemption_and_a_lost_node(slurm_cluster: DevS
 
         lost = until(lambda: _victim(job, slurm_cluster, {moved}, avoid=services), "an episode on another node")
         step_lost = job.progress(lost)["step"]
-        slurm_cluster.script("kill-node", node_of(job, slurm_cluster, lost))
-
-        job.wait_results(EPISODES, seconds=400)
+        node = node_of(job, slurm_cluster, lost)
+        slurm_cluster.script("kill-node", node)
+        try:
+            job.wait_results(EPISODES, seconds=400)
+        finally:
+            slurm_cluster.script("start-node", node)
         summaries = [check_trajectory(job.run, index) for index in range(EPISODES)]
         assert [summary["outcome"]["status"] for summary in summaries] == ["finished"] * EPISODES
         for index, step in ((moved, step_moved), (lost, step_lost)):

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import httpx
 from tiny_policy.bench import Bench
-from tiny_policy.guidance import HELD_OUT, PARAPHRASES, fill
+from tiny_policy.guidance import CORES, HELD_OUT, fill
 from tiny_policy.teacher import USUAL_TOOLS, opening
 
 from hpc.agent.state import read_action, real_user
@@ -103,8 +103,8 @@ class Episode:
     def _advise(self, values: list[str]) -> None:
         facts = [self.bench.facts[value] for value in values]
         self._advice.update({fact.value: fact.option for fact in facts})
-        wordings = {"paraphrase": PARAPHRASES, "unseen": HELD_OUT}.get(self.arm)
-        said = [fact.advice if wordings is None else fill(self.rng.choice(wordings), fact) for fact in facts]
+        wordings = {"paraphrase": CORES, "unseen": HELD_OUT}.get(self.arm)
+        said = [fact.advice if wordings is None else fill(self.rng.choice(wordings), fact, self.rng) for fact in facts]
         self.messages.append({"role": "user", "content": real_user("; ".join(said))})
 
 

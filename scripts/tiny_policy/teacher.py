@@ -15,7 +15,6 @@ from hpc.gym import render
 from hpc.gym.actions import ACTIONS
 from hpc.tasks.minilab.facts import CATEGORIES, KNOBS, Fact, fact_table
 from hpc.tasks.minilab.instances import Stage, make_instance
-from hpc.tasks.minilab.lab import next_line
 from tiny_policy.bench import RUN, Bench, tool_call
 from tiny_policy.guidance import NAMELESS, REMARKS, fill, say
 
@@ -30,12 +29,12 @@ Message = dict[str, Any]
 
 class Demonstration(NamedTuple):
     """A conversation. Of every message: whether the policy learns to say it (``taught``), and
-    whether it is an edit that obeys advice (``obedient``)."""
+    whether it is an edit whose option follows from what was said before (``known``)."""
 
     tools: list[str]
     messages: list[Message]
     taught: list[bool]
-    obedient: list[bool]
+    known: list[bool]
 
 
 class Habits(NamedTuple):
@@ -48,6 +47,7 @@ class Habits(NamedTuple):
     advice_late: int  # actions between the failure and its arrival
     chatter: float  # probability that some remark or fact arrives at any step
     wrong: float  # probability that a piece of advice is wrong
+    unlucky: bool  # whether the right option is the last that is tried without advice
     slip: float  # probability of a mistake (not taught) before an action
     interrupted: float  # probability that a move of the job cuts an action
 
@@ -63,6 +63,7 @@ def habits(rng: random.Random) -> Habits:
         advice_late=rng.choice((0, 1, 1, 2)),
         chatter=rng.choice((0, 0, 0, 0.03, 0.15)) if advised else 0,
         wrong=rng.choice((0, 0, 0.1)),
+        unlucky=rng.random() < 0.4,
         slip=rng.choice((0, 0, 0, 0.05)),
         interrupted=rng.choice((0, 0, 0, 0.04)),
     )
@@ -122,7 +123,7 @@ class Teacher:
         )
         self.messages = opening(self.bench)
         self.taught = [False, False]
-        self.obedient = [False, False]
+        self.known = [False, False]
         self.told: dict[str, str] = {}  # value -> option, the newest advice
         self.nameless: str | None = None  # advice on the stage that is due
         self.tried: set[str] = set()
@@ -145,19 +146,19 @@ class Teacher:
             self._try_option()
         self.take("eval", {})
         self.take("finish", {})
-        return Demonstration(some_tools(rng), self.messages, self.taught, self.obedient)
+        return Demonstration(some_tools(rng), self.messages, self.taught, self.known)
 
     @property
     def stage(self) -> Stage:
         """The stage the agent believes to be due."""
         return self.bench.instance.stages[self.stage_known]
 
-    def take(self, name: str, arguments: dict[str, Any], *, obedient: bool = False) -> str:
+    def take(self, name: str, arguments: dict[str, Any], *, known: bool = False) -> str:
         """One action, perhaps after a slip; perhaps cut by a move of the job."""
         rng = self.rng
         if rng.random() < self.habits.slip:
             self._slip()
-        self._say(tool_call(name, arguments), taught=True, obedient=obedient)
+        self._say(tool_call(name, arguments), taught=True, known=known)
         cut = rng.random() < self.habits.interrupted and name in ("run_command", "edit_file", "get_session_output")
         if cut and rng.random() < 0.5:
             text = INTERRUPTED
@@ -178,10 +179,10 @@ class Teacher:
                 return str(message["content"])
         return ""
 
-    def _say(self, message: Message, *, taught: bool, obedient: bool = False) -> None:
+    def _say(self, message: Message, *, taught: bool, known: bool = False) -> None:
         self.messages.append(message)
         self.taught.append(taught)
-        self.obedient.append(obedient)
+        self.known.append(known)
 
     # ---- the work
 
@@ -189,7 +190,7 @@ class Teacher:
         knob = self.stage.knob
         option = self._choose()
         while self.chosen != option:
-            text = self.take(*edit_action(knob, option), obedient=option == self._advised())
+            text = self.take(*edit_action(knob, option), known=option == self._advised())
             if text == INTERRUPTED:
                 continue
             self.chosen = option
@@ -211,7 +212,11 @@ class Teacher:
         if self.chosen is not None and self.chosen not in self.tried:
             return self.chosen
         options = KNOBS[self.stage.knob]
-        return self.rng.choice([option for option in options if option not in self.tried] or options)
+        untried = [option for option in options if option not in self.tried] or list(options)
+        right = self.bench.facts[self.stage.value].option
+        if self.habits.unlucky and len(untried) > 1 and right in untried:
+            untried.remove(right)
+        return self.rng.choice(untried)
 
     def _advised(self) -> str | None:
         """The option that people want next, if they want one."""
@@ -272,7 +277,7 @@ class Teacher:
             fact = self._fact(self.stage.value)
             if fact.option not in self.tried:
                 self.nameless = fact.option
-                self._say({"role": "user", "content": real_user(fill(rng.choice(NAMELESS), fact))}, taught=False)
+                self._say({"role": "user", "content": real_user(fill(rng.choice(NAMELESS), fact, rng))}, taught=False)
         else:
             every = [value for members in CATEGORIES.values() for value in members]
             later = [stage.value for stage in self.bench.instance.stages[self.stage_known :]]
@@ -294,38 +299,6 @@ class Teacher:
             text = {"think": render.thought_logged(), "open_file": render.problem("no such file: recipe.yml")}.get(name)
             self._say(tool_call(name, arguments), taught=False)
             self._say({"role": "tool", "content": text or self.bench.act(name, arguments)}, taught=False)
-
-
-def drill(rng: random.Random) -> Demonstration:
-    """Copying alone: some facts, then the edits that obey them, in another order.
-
-    Options come from every knob, so that nothing but the guidance can tell the right one.
-    """
-    knobs = rng.sample(list(KNOBS), rng.randint(1, len(KNOBS)))
-    members = dict(zip(KNOBS, CATEGORIES.values(), strict=True))
-    every = [option for options in KNOBS.values() for option in options]
-    facts = [Fact(rng.choice(members[knob]), knob, rng.choice(every)) for knob in knobs]
-    messages: list[Message] = [SYSTEM]
-    taught = [False]
-
-    def add(message: Message, learn: bool = False) -> None:
-        messages.append(message)
-        taught.append(learn)
-
-    near = rng.random() < 0.4
-    if not near:
-        size = rng.choice((1, len(facts)))
-        for start in range(0, len(facts), size):
-            add({"role": "user", "content": real_user(say(facts[start : start + size], rng))})
-        rng.shuffle(facts)
-    for number, fact in enumerate(facts, start=1):
-        metric = rng.randint(80, 99)
-        lines = f"stage {number} metric {metric} pass\n{next_line(Stage(fact.knob, fact.value))}"
-        add({"role": "tool", "content": render.command_done(lines, 0)})
-        if near:
-            add({"role": "user", "content": real_user(say([fact], rng))})
-        add(tool_call(*edit_action(fact.knob, fact.option)), learn=True)
-    return Demonstration([], messages, taught, taught)
 
 
 def demonstrate(rng: random.Random) -> Demonstration:

@@ -21,8 +21,8 @@ from transformers import PreTrainedTokenizerFast
 
 from hpc.gym.actions import ACTIONS
 from hpc.tasks.minilab.facts import CATEGORIES, KNOBS, UNSET
-from tiny_policy.guidance import PARAPHRASES
-from tiny_policy.teacher import Demonstration, demonstrate, drill
+from tiny_policy.guidance import CORES
+from tiny_policy.teacher import Demonstration, demonstrate
 
 PAD, END, SYSTEM, USER, ASSISTANT, TOOL = "<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>"
 SPECIAL = (PAD, END, SYSTEM, USER, ASSISTANT, TOOL)
@@ -75,15 +75,22 @@ def words() -> list[str]:
     return [*values, *options, *KNOBS, UNSET, *ACTIONS]
 
 
+def heads() -> list[str]:
+    """A knob with what joins it to its option, as one token. The option then follows at once,
+    in advice as in a recipe: copying what follows a token is what attention learns first."""
+    return [f"{knob}{joint}" for knob in KNOBS for joint in (": ", " to ")]
+
+
 def _words_pattern() -> str:
     listed = sorted(words(), key=len, reverse=True)
-    return rf"(?<!\w)(?:{'|'.join(map(re.escape, listed))})(?!\w)"
+    joined = "|".join(map(re.escape, heads()))
+    return rf"(?<!\w)(?:(?:{joined})|(?:{'|'.join(map(re.escape, listed))})(?!\w))"
 
 
 def sample(seed: int, count: int = 400) -> list[Demonstration]:
     """Demonstrations from which phrases are learned."""
     rng = random.Random(f"tiny-policy-tokens:{seed}")
-    return [demonstrate(rng) for _ in range(count)] + [drill(rng) for _ in range(count)]
+    return [demonstrate(rng) for _ in range(count)]
 
 
 def phrases(demonstrations: Iterable[Demonstration]) -> list[str]:
@@ -120,11 +127,11 @@ def build(seed: int) -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=len(alphabet) + MERGES, initial_alphabet=alphabet, show_progress=False, max_token_length=16
     )
-    general.train_from_iterator([*PARAPHRASES, *learned, *words()] * 10, trainer)
+    general.train_from_iterator([*CORES, *learned, *words()] * 10, trainer)
     below = json.loads(general.to_str())["model"]
     vocabulary = dict(below["vocab"])
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    for piece in [*words(), *map(str, range(NUMBERS)), *learned]:
+    for piece in [*words(), *heads(), *map(str, range(NUMBERS)), *learned]:
         written = "".join(part for part, _ in to_bytes.pre_tokenize_str(piece))
         vocabulary.setdefault(written, len(vocabulary))
     merges = [tuple(merge) for merge in below["merges"]]
@@ -144,17 +151,21 @@ def build(seed: int) -> PreTrainedTokenizerFast:
     return fast
 
 
-OPTION_AT = 7
-"""Place of the option in the tokens of an edit: after the turn's mark, ``<tool_call>``, the name's
-three pieces, the knob and the colon."""
+OPTION_AT = 6
+"""Place of the option in the tokens of an edit: after the turn's mark, ``<tool_call>``, the name in
+three pieces and the knob."""
+
+
+OPTION_WEIGHT = 3.0
+"""Weight of the option in an edit: the one token of an action that takes thought."""
 
 
 class Example(NamedTuple):
-    """Token ids, the weight of each in the loss, and the places of options that obey advice."""
+    """Token ids, the weight of each in the loss, and the places of words that can be known."""
 
     ids: list[int]
     weights: list[float]
-    advised: list[int]
+    places: list[int]
 
 
 class Encoder:
@@ -171,17 +182,24 @@ class Encoder:
 
     def example(self, demonstration: Demonstration, context_weight: float) -> Example:
         """The demonstration as tokens: weight 1 for what the policy learns to say, from its first
-        token to its end mark; ``context_weight`` for what it reads."""
+        token to its end mark, `OPTION_WEIGHT` for the options it chooses; ``context_weight`` for
+        what it reads."""
         ids: list[int] = []
         weights: list[float] = []
-        advised: list[int] = []
-        turns = zip(demonstration.messages, demonstration.taught, demonstration.obedient, strict=True)
-        for message, taught, obedient in turns:
+        places: list[int] = []
+        turns = zip(demonstration.messages, demonstration.taught, demonstration.known, strict=True)
+        for message, taught, known in turns:
             piece = self._encode(turn(message, demonstration.tools))
-            if obedient:
-                advised.append(len(ids) + OPTION_AT)
+            if known:
+                places.append(len(ids) + OPTION_AT)
             ids += piece
             slip = message["role"] == "assistant" and not taught
             inside = 1.0 if taught else 0.0 if slip else context_weight
             weights += [0.0, *[inside] * (len(piece) - 1)]
-        return Example(ids, weights, advised)
+            if taught and _is_edit(message):
+                weights[len(weights) - len(piece) + OPTION_AT] = OPTION_WEIGHT
+        return Example(ids, weights, places)
+
+
+def _is_edit(message: dict[str, Any]) -> bool:
+    return any(call["function"]["name"] == "edit_file" for call in message.get("tool_calls", []))

@@ -16,7 +16,8 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from tiny_policy.teacher import demonstrate, drill
+from tiny_policy.drills import drill, pairs, permutations, search
+from tiny_policy.teacher import demonstrate
 from tiny_policy.tokens import END, PAD, Encoder, Example
 
 log = logging.getLogger(__name__)
@@ -26,10 +27,10 @@ WARM_UP = 30
 """Steps of linear warm-up; then the rate falls as a cosine of the tokens spent, to 3 %."""
 BATCH = 4096
 """Tokens of a batch at most, padding included."""
-DRILL_LOSS = 0.03
-"""Copying is learned when the loss of drills falls to this, nats a taught token."""
-DRILL_SHARE = 0.4
-"""Largest share of the tokens for drills alone."""
+LEARNED = 0.98
+"""A phase is over when so many of the words that can be known come first."""
+SHARES = {"words": 0.35, "drills": 0.6}
+"""Largest share of the tokens spent when a phase ends."""
 CONTEXT_WEIGHT = 0.05
 """Weight of the tokens that the policy reads but never says."""
 
@@ -37,7 +38,7 @@ CONTEXT_WEIGHT = 0.05
 def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM:
     """2.6 million parameters: 4 layers of width 256, 4 heads of 64 on 2 key-value heads."""
     torch.manual_seed(seed)
-    return Qwen3ForCausalLM(
+    model = Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=-(-len(tokenizer) // 64) * 64,
             hidden_size=256,
@@ -55,10 +56,15 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM
             attn_implementation="sdpa",
         )
     )
+    # Rotary attention sees positions through what all tokens share: give it something from the start.
+    # The output layer is the same matrix, where a shared part changes nothing.
+    with torch.no_grad():
+        model.model.embed_tokens.weight += 0.02 * torch.randn(1, model.config.hidden_size)
+    return model
 
 
 def batches(examples: list[Example], rng: random.Random) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Batches of examples of like length: ids, weights and whether advice decides, each [B, T]."""
+    """Batches of examples of like length: ids, weights and the places of known words, each [B, T]."""
     groups: list[list[Example]] = [[]]
     for example in sorted(examples, key=lambda example: len(example.ids)):
         if groups[-1] and (len(groups[-1]) + 1) * len(example.ids) > BATCH:
@@ -69,32 +75,32 @@ def batches(examples: list[Example], rng: random.Random) -> Iterator[tuple[torch
         length = max(len(example.ids) for example in group)
         ids = torch.zeros(len(group), length, dtype=torch.long)
         weights = torch.zeros(len(group), length)
-        advised = torch.zeros(len(group), length, dtype=torch.bool)
+        places = torch.zeros(len(group), length, dtype=torch.bool)
         for row, example in enumerate(group):
             ids[row, : len(example.ids)] = torch.tensor(example.ids)
             weights[row, : len(example.ids)] = torch.tensor(example.weights)
-            advised[row, example.advised] = True
-        yield ids, weights, advised
+            places[row, example.places] = True
+        yield ids, weights, places
 
 
 def losses(
-    model: Qwen3ForCausalLM, ids: torch.Tensor, weights: torch.Tensor, advised: torch.Tensor
+    model: Qwen3ForCausalLM, ids: torch.Tensor, weights: torch.Tensor, places: torch.Tensor
 ) -> tuple[torch.Tensor, float, float]:
-    """The weighted loss; the mean over taught tokens; both nats a token. And the share of advised
-    options that the model puts first."""
-    weights, advised = weights[:, 1:], advised[:, 1:]
+    """The weighted loss; the mean over taught tokens; both nats a token. And the share of the words
+    that can be known (advised options, above all) that the model puts first."""
+    weights, places = weights[:, 1:], places[:, 1:]
     chosen = weights > 0
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
         logits = model.lm_head(hidden[chosen]).float()
-    target, weight, obeys = ids[:, 1:][chosen], weights[chosen], advised[chosen]
+    target, weight, known = ids[:, 1:][chosen], weights[chosen], places[chosen]
     each = functional.cross_entropy(logits, target, reduction="none")
-    right = (logits.detach().argmax(-1) == target)[obeys].float()
-    return (each * weight).sum() / weight.sum(), float(each.detach()[weight == 1].mean()), float(right.mean())
+    right = (logits.detach().argmax(-1) == target)[known].float()
+    return (each * weight).sum() / weight.sum(), float(each.detach()[weight >= 1].mean()), float(right.mean())
 
 
 def train(tokenizer: PreTrainedTokenizerFast, *, seed: int, tokens: int, threads: int) -> Qwen3ForCausalLM:
-    """Train on so many tokens: drills until copying is learned, then whole episodes."""
+    """Train on so many tokens: bare words, then drills, until they are learned; then episodes."""
     torch.set_num_threads(threads)
     encode = Encoder(tokenizer)
     rng = random.Random(f"tiny-policy-train:{seed}")
@@ -110,18 +116,23 @@ def train(tokenizer: PreTrainedTokenizerFast, *, seed: int, tokens: int, threads
     started = time.monotonic()
     steps = spent = sequences = 0
     recent: list[tuple[float, float]] = []
-    drilling = True
+    phase = "words"
     while True:
-        if drilling:
-            examples = [encode.example(drill(rng), 0.0) for _ in range(512)]
+        if phase == "words":
+            examples = [pairs(rng, encode) for _ in range(256)]
+            examples += [permutations(rng, encode) for _ in range(256)]
+        elif phase == "drills":
+            examples = [encode.example(drill(rng), 0.0) for _ in range(256)]
+            examples += [encode.example(search(rng), 0.0) for _ in range(192)]
         else:
             examples = [encode.example(demonstrate(rng), CONTEXT_WEIGHT) for _ in range(128)]
-            examples += [encode.example(drill(rng), 0.0) for _ in range(96)]
-        for ids, weights, advised in batches(examples, rng):
+            examples += [encode.example(drill(rng), 0.0) for _ in range(64)]
+            examples += [encode.example(search(rng), 0.0) for _ in range(64)]
+        for ids, weights, places in batches(examples, rng):
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = _rate(steps, spent / tokens)
-            loss, taught, obeyed = losses(model, ids, weights, advised)
+            loss, taught, known = losses(model, ids, weights, places)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optimizer in optimizers:
@@ -130,12 +141,12 @@ def train(tokenizer: PreTrainedTokenizerFast, *, seed: int, tokens: int, threads
             steps += 1
             spent += ids.numel()
             sequences += len(ids)
-            recent = [*recent[-19:], (taught, obeyed)]
+            recent = [*recent[-19:], (taught, known)]
+            said = [value for _, value in recent if not math.isnan(value)]
             if steps % 20 == 0:
-                said = [value for _, value in recent if not math.isnan(value)]
                 log.info(
-                    "%s step %d, %d tokens, %.0f s: taught loss %.3f, obedience %.3f",
-                    "drills" if drilling else "episodes",
+                    "%s step %d, %d tokens, %.0f s: taught loss %.3f, known words %.3f",
+                    phase,
                     steps,
                     spent,
                     time.monotonic() - started,
@@ -145,10 +156,11 @@ def train(tokenizer: PreTrainedTokenizerFast, *, seed: int, tokens: int, threads
             if spent >= tokens:
                 log.info("done: %d steps, %d sequences, %.0f s", steps, sequences, time.monotonic() - started)
                 return model.eval()
-            learned = sum(value for value, _ in recent[-5:]) / 5 < DRILL_LOSS
-            if drilling and (learned or spent > DRILL_SHARE * tokens):
-                log.info("drills end at step %d", steps)
-                drilling, recent = False, []
+            learned = sum(said[-5:]) / 5
+            if phase in SHARES and (learned > LEARNED or spent > SHARES[phase] * tokens):
+                log.info("%s end at step %d: %.3f known", phase, steps, learned)
+                phase = {"words": "drills", "drills": "episodes"}[phase]
+                recent = []
                 break
 
 

@@ -160,7 +160,7 @@ async def _stop_in_the_middle(served: Served, limit: int) -> dict[str, Any]:
     body = {
         "model": served.supervisor.model.name,
         "messages": ASK,
-        "max_tokens": limit // 2,
+        "max_tokens": limit // 4,
         "ignore_eos": True,
         "temperature": 1.0,
     }
@@ -191,14 +191,14 @@ def test_a_damaged_model_fails_with_the_reason(vllm_config: ServerRunConfig, tmp
             (folder / path.name).write_bytes(path.read_bytes())
     if damage == "config":
         (folder / "config.json").write_text('{"model_type": "no-such-architecture"}')
-        expected = "no-such-architecture"
+        expected = ("no-such-architecture",)
     else:
         (folder / "model.safetensors").write_bytes(b"\0" * 64)
-        expected = "afetensor"
+        expected = ("afetensor", "Expecting value")  # the loader's words, or those of whoever reads the header first
     model = msgspec.structs.replace(vllm_config.model, path=str(folder))
     with serving(make_run(tmp_path), vllm_config.server, model, vllm_config.runtime) as served:
         assert served.wait_outcome(BOOT_SECONDS) == "failed"
-        assert expected in served.supervisor.reason
+        assert any(words in served.supervisor.reason for words in expected)
         assert served.endpoint() is None
         state = served.state
         assert state is not None

@@ -4,6 +4,10 @@ python := .venv/bin/python
 PYTEST := $(python) -m pytest
 FAST := tests/unit tests/contract -n 2
 
+# Real schedulers, servers and sockets share the machine with whatever else runs on it: what fails is
+# tried once more by itself, in plain sight, and must then pass.
+twice = $(1) || { echo "== the failed tests once more"; $(1) --last-failed --last-failed-no-failures none; }
+
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev setup-demo demo test check fast bench clean
 
@@ -24,8 +28,8 @@ demo: setup-demo ## the whole job on this machine; ANNOTATOR=me to answer the al
 
 test: setup ## every test, fast ones first
 	$(PYTEST) $(FAST) -m "not slurm and not vllm"
-	$(PYTEST) tests/integration -n 2 --dist loadgroup -m "not slurm and not vllm"
-	$(PYTEST) tests -m "slurm or vllm"
+	$(call twice,$(PYTEST) tests/integration -n 2 --dist loadgroup -m "not slurm and not vllm")
+	$(call twice,$(PYTEST) tests -m "slurm or vllm")
 
 check: setup-dev ## ruff, mypy --strict, import-linter, fast tests
 	$(python) -m ruff check .

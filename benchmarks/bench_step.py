@@ -9,6 +9,7 @@ difference is what durability, the environment, drift detection and the mailbox 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import statistics
@@ -47,7 +48,7 @@ def play(root: Path, url: str) -> list[float]:
     EpisodeJob(indices=[0])(run, Allocation(job_id="bench"))
     with Trajectory.open(run.trajectory(0)) as trajectory:
         times = [step.action.at for step in trajectory.steps]
-    return [after - before for before, after in zip(times, times[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(times)]
 
 
 async def replay(url: str, bodies: list[dict[str, Any]]) -> list[float]:

@@ -7,8 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
+from msgspec.structs import replace
+
 from hpc.core.errors import TrajectoryIncomplete, TrajectoryLayoutError
-from hpc.trajectories.records import EpisodeHeader, Origin
+from hpc.trajectories.records import ActionTaken, EpisodeHeader, Origin, OutcomeReached, Record
 
 UNKNOWN_TIME = 0.0
 """Stands for a moment that the source does not tell."""
@@ -67,14 +70,15 @@ def parse_json(data: bytes, path: Path, *, line: int | None = None) -> Any:
         raise TrajectoryLayoutError(f"{path} is nested too deeply", "name a file of this format") from error
 
 
-def imported_header(origin: Origin, **fields: Any) -> EpisodeHeader:
-    """The header of an imported trajectory; ``run`` and ``index`` are set where it is stored.
+def episode_id_of(origin: Origin) -> str:
+    """The id of an episode that has none of its own: the same source gives the same id."""
+    return f"im-{origin.sha256[:16]}" + (f"-{origin.entry.replace(' ', '-')}" if origin.entry else "")
 
-    Its id follows from the source, so that the same file gives the same episode.
-    """
-    stem = f"im-{origin.sha256[:16]}" + (f"-{origin.entry}" if origin.entry else "")
+
+def imported_header(origin: Origin, **fields: Any) -> EpisodeHeader:
+    """The header of an imported trajectory; ``run`` and ``index`` are set where it is stored."""
     known = {
-        "episode_id": stem,
+        "episode_id": episode_id_of(origin),
         "run": "",
         "index": 0,
         "task_id": "",
@@ -85,6 +89,31 @@ def imported_header(origin: Origin, **fields: Any) -> EpisodeHeader:
         "created_at": UNKNOWN_TIME,
     }
     return EpisodeHeader(**{**known, **fields}, origin=origin)
+
+
+def adopted(records: list[Record], origin: Origin) -> list[Record]:
+    """Records that come back from an export of this project, marked as imported from ``origin``.
+
+    What was said about an earlier import stays in ``origin.extra["first"]``; an episode that had not
+    ended gets an outcome that says so.
+    """
+    header = records[0]
+    if not isinstance(header, EpisodeHeader):
+        raise ValueError("a trajectory begins with its header")
+    before = header.origin
+    extra = dict(origin.extra)
+    if before is None:
+        extra["stored"] = {"run": header.run, "index": header.index}
+    else:
+        extra["first"] = before.extra.get("first", msgspec.to_builtins(before))
+    records = [replace(header, run="", index=0, origin=replace(origin, extra=extra)), *records[1:]]
+    if not isinstance(records[-1], OutcomeReached):
+        steps = sum(isinstance(record, ActionTaken) for record in records)
+        reason = "exported before it had ended"
+        records.append(
+            OutcomeReached(status="truncated", at=UNKNOWN_TIME, steps=steps, working_seconds=0.0, reason=reason)
+        )
+    return records
 
 
 def text_of(content: Any) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpc.cli.output import emit_json, emit_table, find_run, json_option, runs_option
+from hpc.cli.traj_exchange import export_command, import_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,6 +39,10 @@ def traj(ctx: click.Context, runs_root: Path) -> None:
     """
     if ctx.invoked_subcommand is None:
         ctx.invoke(ls, run_name=None, runs_root=runs_root)
+
+
+traj.add_command(export_command)
+traj.add_command(import_command)
 
 
 @traj.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,16 +9,16 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
+from hpc.core import files
 from hpc.core.errors import ConfigError, HpcError, TrajectoryError, TrajectoryLayoutError
 from hpc.core.locks import exclusive
 from hpc.rundir import RunDir
-from hpc.trajectories import codec
+from hpc.trajectories import codec, sealed
 from hpc.trajectories.exchange import formats
 from hpc.trajectories.exchange.source import sha256_of
 from hpc.trajectories.order import RecordOrder
 from hpc.trajectories.reader import Trajectory, stored_episodes
 from hpc.trajectories.records import ActionTaken, EpisodeHeader, Record
-from hpc.trajectories.writer import TrajectoryWriter
 
 CONFIG_HASH = "imported"
 
@@ -122,14 +121,10 @@ def _take(found: list[Record] | HpcError, run: RunDir, done: Imported, where: st
     """
     if isinstance(found, HpcError):
         raise found
-    if not done.indices:
-        taken = [index for index in stored_episodes(run) if run.trajectory(index).exists()]
-        index = max(taken, default=-1) + 1
-    else:
-        index = done.indices[-1] + 1
+    index = (done.indices or stored_episodes(run) or [-1])[-1] + 1
     records = _stored(found, run, index, where)
-    if not done.dry_run:
-        _write(run, index, records)
+    if not done.dry_run:  # no log and no live view: nobody plays it, and the file is whole or absent
+        files.write_bytes(run.trajectory(index), sealed.build(records))
     done.indices.append(index)
     done.imported += 1
     done.steps += sum(isinstance(record, ActionTaken) for record in records)
@@ -143,10 +138,9 @@ def _present(run: RunDir) -> set[tuple[str, str]]:
     """Where the run's trajectories come from: hash of the file, place in it."""
     found: set[tuple[str, str]] = set()
     for index in stored_episodes(run):
-        if run.trajectory(index).exists():
-            with Trajectory.open(run.trajectory(index)) as trajectory:
-                if trajectory.header.origin is not None:
-                    found.add((trajectory.header.origin.sha256, trajectory.header.origin.entry))
+        with Trajectory.open((run, index)) as trajectory:
+            if trajectory.header.origin is not None:
+                found.add((trajectory.header.origin.sha256, trajectory.header.origin.entry))
     return found
 
 
@@ -171,16 +165,3 @@ def _stored(records: list[Record], run: RunDir, index: int, where: str) -> list[
             raise TrajectoryLayoutError(f"{where} cannot be steps: {problem}", "mend the order of its messages")
         order.take(record)
     return stored
-
-
-def _write(run: RunDir, index: int, records: list[Record]) -> None:
-    if run.log(index).exists():  # of an import that was killed
-        run.log(index).unlink()
-    try:
-        with TrajectoryWriter.open(run, index) as writer:
-            writer.append(*records)
-            writer.seal()
-    except BaseException:
-        shutil.rmtree(run.episode(index), ignore_errors=True)
-        raise
-    shutil.rmtree(run.episode(index), ignore_errors=True)

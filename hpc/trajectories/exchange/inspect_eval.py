@@ -161,7 +161,7 @@ class _Sample:
         self._taken = taken
         self.model = self.model or taken.model
         message: dict[str, Any] = {"role": "assistant", "content": taken.text, "source": "generate"}
-        calls = [call for call in map(_native, taken.tool_calls[:1]) if call is not None]
+        calls = [_native(call) for call in taken.tool_calls[:1]]
         if calls:
             message["tool_calls"] = calls
         if [openai_call(call) for call in calls] != taken.tool_calls:
@@ -280,11 +280,12 @@ def openai_call(call: dict[str, Any]) -> dict[str, Any]:
     return {"id": call["id"], "type": "function", "function": function}
 
 
-def _native(call: dict[str, Any]) -> dict[str, Any] | None:
+def _native(call: dict[str, Any]) -> dict[str, Any]:
+    """A tool call as inspect writes it; of one whose arguments cannot be read it keeps the error."""
     action = called(call)
-    if action.problem:
-        return None
-    return {"id": action.call_id, "function": action.name, "arguments": action.arguments, "type": "function"}
+    name = str((call.get("function") or {}).get("name", ""))
+    native = {"id": action.call_id, "function": name, "arguments": action.arguments, "type": "function"}
+    return native | {"parse_error": action.problem} if action.problem else native
 
 
 def _prompt_message(message: dict[str, Any]) -> dict[str, Any]:

@@ -52,6 +52,7 @@ class RouterJob(msgspec.Struct, frozen=True):
             msgspec.convert(config["router"], RouterConfig),
             _frontend(annotators),
             annotators=annotators.kind,
+            attention=annotators.attention,
             job_id=job_id,
         )
         on_start(router)

@@ -23,6 +23,7 @@ import zmq
 import zmq.asyncio
 from zmq.auth.asyncio import AsyncioAuthenticator
 
+from hpc.config.attention import AttentionConfig
 from hpc.config.router import RouterConfig
 from hpc.core import files
 from hpc.core.errors import AnnotatorError, HpcError
@@ -43,6 +44,8 @@ BATCH = 256
 TICK_SECONDS = 0.2
 LOOK_SECONDS = 2.0
 """How often to look for done.json."""
+ATTENTION_SECONDS = 2.0
+"""How often to see what time has made due for annotators."""
 SILENT_SECONDS = 20.0
 """An episode unheard of for so long may have ended without a Bye."""
 FRONTEND_RETRY_SECONDS = 5.0
@@ -76,6 +79,7 @@ class Router:
 
     Args:
         annotators: kind of the frontend, for router.json.
+        attention: when and how often annotators are called.
         job_id: the scheduler's id of this process, for router.json.
 
     Raises:
@@ -83,7 +87,14 @@ class Router:
     """
 
     def __init__(
-        self, run: RunDir, config: RouterConfig, frontend: Frontend, *, annotators: str, job_id: str = ""
+        self,
+        run: RunDir,
+        config: RouterConfig,
+        frontend: Frontend,
+        *,
+        annotators: str,
+        attention: AttentionConfig | None = None,
+        job_id: str = "",
     ) -> None:
         self._run = run
         self._config = config
@@ -102,6 +113,7 @@ class Router:
             on_reply=self._deliver,
             threads=config.threads,
             board_seconds=config.board_seconds,
+            attention=attention,
         )
         self._state = RouterState(
             run=run.name,
@@ -163,6 +175,7 @@ class Router:
                 "inbox": self._serve_inbox(),
                 "heartbeat": self._beat(info),
                 "annotators": self._serve_annotators(),
+                "attention": self._serve_attention(),
             }.items()
         }
         life = asyncio.create_task(self._until_over(), name="life")
@@ -286,6 +299,15 @@ class Router:
                 log.exception("the annotators' frontend failed; it starts again")
             self._counters["frontend_failures"] += 1
             await asyncio.sleep(FRONTEND_RETRY_SECONDS)
+
+    async def _serve_attention(self) -> None:
+        """Do what time makes due for annotators: claims lapse, alerts escalate, digests are made."""
+        while True:
+            try:
+                self.desk.attend()
+            except HpcError as error:  # as for messages: a full disk must not end the router
+                log.error("%s", error)
+            await asyncio.sleep(ATTENTION_SECONDS)
 
     # ---- life
 

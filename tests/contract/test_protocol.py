@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from hpc.agent import mailbox
-from hpc.router import desk, journal
+from hpc.router import desk, replies
 from hpc.wire import client, codec, discovery, inbox, messages
 from tests.integration.router_support import RouterProcess, make_run, wait_until
 
@@ -34,6 +34,8 @@ INBOX_MESSAGES = [
     inbox.ListEpisodes,
     inbox.ShowAlert,
     inbox.SendReply,
+    inbox.ClaimAlert,
+    inbox.ReleaseAlert,
     inbox.ResolveAlert,
     inbox.StopRouter,
     inbox.Answer,
@@ -155,7 +157,7 @@ def test_limits_and_times_are_those_of_the_code() -> None:
     assert {name: float(value) for name, value in rows} == {
         "message": messages.MAX_MESSAGE,
         "answer (inbox socket)": inbox.MAX_ANSWER,
-        "reply text": journal.MAX_REPLY,
+        "reply text": replies.MAX_REPLY,
         "heartbeat age after which a router is dead": discovery.STALE_SECONDS,
         "look for another router while connected": client.CHECK_SECONDS,
         "repeat an unanswered Hello": client.HELLO_SECONDS,

@@ -192,6 +192,18 @@ def test_golden_bytes(struct: Any) -> None:
     assert reader.decode(frame) == message
 
 
+def test_frames_from_before_the_newer_fields_still_mean_the_same() -> None:
+    """Fields were added within version 1; who does not send them means their defaults."""
+    later = {"Guidance": ("valid_until_step", "valid_until", "replaces")}
+    later["SendReply"] = later["Guidance"]
+    for name, fields in later.items():
+        earlier = {key: value for key, value in GOLDEN[name]["fields"].items() if key not in fields}
+        message = codec.Codec[Any](getattr(messages, name, None) or getattr(inbox, name)).decode(
+            msgspec.msgpack.encode(earlier)
+        )
+        assert {field: getattr(message, field) for field in fields} == dict.fromkeys(fields)
+
+
 def test_a_stranger_with_the_page_alone_holds_a_whole_conversation(tmp_path: Path) -> None:
     script = Path(__file__).with_name("protocol_client.py")
     source = script.read_text(encoding="utf-8")

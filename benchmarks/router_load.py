@@ -113,7 +113,8 @@ class Agents:
         acknowledged = 0
         while (now := time.monotonic()) < end:
             for socket, _ in self.poller.poll(200):
-                socket.recv()
+                if b"stored" not in socket.recv():
+                    continue
                 acknowledged += 1
                 socket.send(encode(self.alert(self.index[socket])))
         spent = now - start
@@ -173,6 +174,9 @@ class Agents:
                 continue
             for socket, _ in self.poller.poll(max(0, min(100, int(1000 * (due - now))))):
                 hear(socket)
+        if run is not None:
+            self.poller.unregister(people)
+        people.close(0)
         return {"milliseconds": [1000 * value for value in spent], "lost": len(asked)}
 
 

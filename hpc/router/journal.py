@@ -5,8 +5,9 @@ Every public method is one transaction, durable when it returns.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -79,6 +80,12 @@ class JournalDesk:
         )
         return {**(dict(row) if row is not None else {}), "posts_due": self._posts.count()}
 
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Make what is done inside one transaction: all or nothing, durable at the end."""
+        with self._store.transaction():
+            yield
+
     # ---- what agents say
 
     def record(self, facts: Iterable[Fact]) -> None:
@@ -107,6 +114,12 @@ class JournalDesk:
         """Note the published message; of kind "thread", ``reference`` becomes the episode's thread, of
         kind "alert" the alert's reference."""
         self._posts.finish(post, reference)
+
+    def finish_posts(self, references: Mapping[str, str]) -> None:
+        """`finish_post` for many: a post's name -> its reference."""
+        with self.together():
+            for post, reference in references.items():
+                self._posts.finish(post, reference)
 
     def drop_post(self, post: str, why: str) -> None:
         """Give a post up. What needs a thread that can never be opened is given up with it; the next

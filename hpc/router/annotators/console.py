@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from hpc.router.desk import Desk
+
+POSTS = 500
+PAUSE_SECONDS = 0.05
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +32,13 @@ class ConsoleFrontend:
     async def run(self, desk: Desk) -> None:
         """Finish every post at once, until cancelled."""
         while True:
-            for post in await desk.wait_posts():
+            posts = await desk.wait_posts(POSTS)
+            for post in posts if self._announce else ():
                 alert = desk.alert(post.alert) if post.kind == "alert" and post.alert else None
-                if alert is not None and self._announce:
+                if alert is not None:
                     log.warning(
                         "alert %s (%s %.2f at step %d): %s; answer with: hpc inbox reply %s TEXT",
                         *(alert.alert, alert.detector, alert.score, alert.step, plain(alert.reason), alert.alert),
                     )
-                desk.finish_post(post.post, post.episode)
+            desk.finish_posts({post.post: post.episode for post in posts})
+            await asyncio.sleep(PAUSE_SECONDS)  # agents come first, and many posts cost little more than one

@@ -18,12 +18,12 @@ import zmq
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from hpc.rundir import RunDir  # noqa: E402
-from hpc.wire import discovery, keys  # noqa: E402
-from hpc.wire.client import tune, use_keys  # noqa: E402
-from hpc.wire.codec import MESSAGES, encode  # noqa: E402
-from hpc.wire.inbox import SendReply  # noqa: E402
-from hpc.wire.messages import Ack, Alert, Guidance, Hello, StepBrief  # noqa: E402
+from hpc.rundir import RunDir
+from hpc.wire import discovery, keys
+from hpc.wire.client import tune, use_keys
+from hpc.wire.codec import MESSAGES, encode
+from hpc.wire.inbox import SendReply
+from hpc.wire.messages import Ack, Alert, Guidance, Hello, StepBrief
 
 ACK = encode(Ack(id="ack-01kb2v4m8q0000000000000000", sent_at=1764250000.123, parent="x" * 24, status="stored"))
 EVIDENCE = [

@@ -17,6 +17,7 @@ from hpc.router.ledger import Ledger
 from hpc.router.posts import Posts
 from hpc.router.replies import Replies, Reply
 from hpc.router.state import Fact
+from hpc.router.stats import Annals
 from hpc.router.store import Store
 from hpc.wire.messages import Guidance
 
@@ -77,6 +78,15 @@ class JournalDesk:
             " (select count(*) from guidance where state = 'queued') as guidance_queued"
         )
         return {**(dict(row) if row is not None else {}), "posts_due": self._posts.count()}
+
+    def annals(self, run: str) -> Annals:
+        """What statistics want to know, from the first Hello until an episode was last heard of."""
+        heard = self._store.one(
+            "select (select value from meta where name = 'hello_at') as since, max(seen_at) as until from episode"
+        )
+        until = heard["until"] if heard is not None and heard["until"] is not None else self._clock()
+        since = heard["since"] if heard is not None and heard["since"] is not None else until
+        return Annals(run=run, since=since, until=until, alerts=self._alerts.facts(), replies=self._replies.facts())
 
     # ---- what agents say
 

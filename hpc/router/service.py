@@ -27,6 +27,7 @@ from hpc.config.attention import AttentionConfig
 from hpc.config.router import RouterConfig
 from hpc.core import files
 from hpc.core.errors import AnnotatorError, HpcError
+from hpc.router.annals import Annalist
 from hpc.router.desk import Frontend
 from hpc.router.inbox import answer
 from hpc.router.journal import JournalDesk
@@ -46,6 +47,8 @@ LOOK_SECONDS = 2.0
 """How often to look for done.json."""
 ATTENTION_SECONDS = 2.0
 """How often to see what time has made due for annotators."""
+ANNALS_SECONDS = 30.0
+"""How often the file for statistics is replaced."""
 SILENT_SECONDS = 20.0
 """An episode unheard of for so long may have ended without a Bye."""
 FRONTEND_RETRY_SECONDS = 5.0
@@ -115,6 +118,7 @@ class Router:
             board_seconds=config.board_seconds,
             attention=attention,
         )
+        self._annalist = Annalist(run)
         self._state = RouterState(
             run=run.name,
             verify=lambda episode, token: hmac.compare_digest(keys.episode_token(secret, episode), token),
@@ -176,6 +180,7 @@ class Router:
                 "heartbeat": self._beat(info),
                 "annotators": self._serve_annotators(),
                 "attention": self._serve_attention(),
+                "annals": self._serve_annals(),
             }.items()
         }
         life = asyncio.create_task(self._until_over(), name="life")
@@ -191,6 +196,7 @@ class Router:
             await asyncio.gather(*services, life, return_exceptions=True)
             with contextlib.suppress(HpcError):
                 self._write_status()
+                self._annalist.write(self.desk.annals(self._run.name))
 
     def _open(self, domain: str) -> tuple[zmq.asyncio.Socket, int]:
         socket = self._context.socket(zmq.ROUTER)
@@ -308,6 +314,15 @@ class Router:
             except HpcError as error:  # as for messages: a full disk must not end the router
                 log.error("%s", error)
             await asyncio.sleep(ATTENTION_SECONDS)
+
+    async def _serve_annals(self) -> None:
+        """Leave what statistics want to know, now and then (and at the end)."""
+        while True:
+            await asyncio.sleep(ANNALS_SECONDS)
+            try:
+                self._annalist.write(self.desk.annals(self._run.name))
+            except HpcError as error:
+                log.error("%s", error)
 
     # ---- life
 

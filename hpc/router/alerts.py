@@ -84,7 +84,8 @@ class Alerts:
                 at - HOUR,
             )
             shown = int(row["shown"]) if row is not None else 0
-        queued = self._posts.waiting_alerts() if alert.priority != "ask" else 0
+        limit = self._attention.budget.queue
+        queued = self._posts.waiting_alerts(limit) if limit and alert.priority != "ask" else 0
         return hold(self._attention, alert.priority, at, shown=shown, queued=queued)
 
     def expire(self, episode: str, at: float) -> None:

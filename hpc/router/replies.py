@@ -106,6 +106,8 @@ class Replies:
     def _replaced(self, reply: Reply) -> sqlite3.Row | None:
         """The reply to the same episode that this one corrects, in its newest version; None where it
         corrects none that could still be replaced."""
+        if reply.replaces is None:
+            return None
         row = self._store.one(
             "select * from guidance where (key = ? or guidance = ?) and episode = ? and control is null",
             *(reply.replaces, reply.replaces, reply.episode),

@@ -54,7 +54,7 @@ create table if not exists post (
     priority integer not null, attempted_at real, alert text, guidance text, status text,
     done_at real, reference text, dropped text, target text
 );
-create index if not exists post_waiting on post (kind) where done_at is null;
+create index if not exists post_alerts_waiting on post (number) where kind = 'alert' and done_at is null;
 create index if not exists post_alert on post (alert) where alert is not null;
 create index if not exists post_due on post (priority, number) where done_at is null;
 create index if not exists post_episode on post (episode) where done_at is null;

@@ -33,6 +33,7 @@ class JournalDesk:
         threads: whether an episode gets its thread as it starts or at its first alert.
         board_seconds: how often mere progress is shown anew.
         attention: when and how often annotators are called.
+        verify: see `hpc.router.store.Store`.
 
     Raises:
         HpcError: another router has the journal open, or it cannot be used (so for all methods).
@@ -46,10 +47,10 @@ class JournalDesk:
         threads: Literal["start", "alert"] = "start",
         board_seconds: float = 60.0,
         attention: AttentionConfig | None = None,
+        verify: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store = Store(path)
-        self.generation = self._store.count_start()
+        self._store = Store(path, verify=verify)
         self.on_reply = on_reply
         self._clock = clock
         self._posts = Posts(self._store, clock=clock)

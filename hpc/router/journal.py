@@ -12,6 +12,7 @@ from typing import Literal
 
 from hpc.config.attention import AttentionConfig
 from hpc.router.alerts import Alerts
+from hpc.router.annals import Annalist
 from hpc.router.desk import AlertCard, Claim, EpisodeCard, GuidanceCard, Post, Verdict
 from hpc.router.ledger import Ledger
 from hpc.router.posts import Posts
@@ -80,14 +81,21 @@ class JournalDesk:
         )
         return {**(dict(row) if row is not None else {}), "posts_due": self._posts.count()}
 
-    def annals(self, run: str) -> Annals:
-        """What statistics want to know, from the first Hello until an episode was last heard of."""
+    def chronicle(self, run: str, annalist: Annalist) -> None:
+        """Let statistics know what is new: from the first Hello until an episode was last heard of."""
         heard = self._store.one(
             "select (select value from meta where name = 'hello_at') as since, max(seen_at) as until from episode"
         )
         until = heard["until"] if heard is not None and heard["until"] is not None else self._clock()
         since = heard["since"] if heard is not None and heard["since"] is not None else until
-        return Annals(run=run, since=since, until=until, alerts=self._alerts.facts(), replies=self._replies.facts())
+        mark = annalist.bookmark
+        alerts, last_alert = self._alerts.facts(mark.alert, mark.alerts)
+        replies, last_reply = self._replies.facts(mark.reply, mark.replies)
+        annalist.write(
+            Annals(run=run, since=since, until=until, alerts=alerts, replies=replies),
+            alert=max(mark.alert, last_alert),
+            reply=max(mark.reply, last_reply),
+        )
 
     # ---- what agents say
 

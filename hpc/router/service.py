@@ -340,7 +340,7 @@ class Router:
 
     def _write_annals(self) -> None:
         self._verify()  # a router that was superseded knows less than the file
-        self._annalist.write(self.desk.annals(self._run.name))
+        self.desk.chronicle(self._run.name, self._annalist)
 
     # ---- life
 

@@ -30,10 +30,11 @@ create unique index if not exists episode_thread on episode (thread);
 create table if not exists alert (
     number integer primary key, alert text not null unique, episode text not null, task text not null,
     detector text not null, score real not null, step integer not null, reason text not null,
-    priority text not null, evidence blob not null, sent_at real not null, stored_at real not null,
+    priority text not null, sent_at real not null, stored_at real not null,
     state text not null, closed_by text, closed_at real, owner text, claimed_until real,
     merged_into text, merged integer not null default 0, held text, digest text,
-    waiting_since real, escalated_to text not null default '[]', reference text
+    waiting_since real, escalated_to text not null default '[]', reference text,
+    evidence blob not null
 );
 create index if not exists alert_open on alert (episode) where state = 'open';
 create index if not exists alert_merged on alert (merged_into) where merged_into is not null;

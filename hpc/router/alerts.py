@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
@@ -16,6 +16,7 @@ from hpc.config.attention import AttentionConfig
 from hpc.router.attention import HOUR, Hold, Waiting, digest_due, escalations_due, hold
 from hpc.router.desk import AlertCard, Claim
 from hpc.router.posts import Posts
+from hpc.router.stats import AlertFact
 from hpc.router.store import Store
 from hpc.wire.messages import Alert, StepBrief
 
@@ -83,7 +84,8 @@ class Alerts:
                 at - HOUR,
             )
             shown = int(row["shown"]) if row is not None else 0
-        queued = self._posts.waiting_alerts() if alert.priority != "ask" else 0
+        limit = self._attention.budget.queue
+        queued = self._posts.waiting_alerts(limit) if limit and alert.priority != "ask" else 0
         return hold(self._attention, alert.priority, at, shown=shown, queued=queued)
 
     def expire(self, episode: str, at: float) -> None:
@@ -225,6 +227,16 @@ class Alerts:
         """Alerts, oldest first."""
         clause = "where a.state = 'open'" if open_only else ""
         return [self._card(row) for row in self._store.all(f"{_ALERTS} {clause} order by a.number")]
+
+    def facts(self, after: int, also: Sequence[str]) -> tuple[list[AlertFact], int]:
+        """What statistics want to know of the alerts beyond row ``after`` and of those named; the last row."""
+        rows = self._store.all(
+            f"select number, {', '.join(AlertFact.__struct_fields__)} from alert"
+            " where number > ? or alert in (select value from json_each(?)) order by number",
+            *(after, json.dumps(also)),
+        )
+        facts = [AlertFact(**{name: row[name] for name in AlertFact.__struct_fields__}) for row in rows]
+        return facts, max((row["number"] for row in rows), default=after)
 
     def digest(self, post: str) -> list[AlertCard]:
         """What a digest lists, oldest first."""

@@ -13,11 +13,13 @@ from typing import Literal
 
 from hpc.config.attention import AttentionConfig
 from hpc.router.alerts import Alerts
+from hpc.router.annals import Annalist
 from hpc.router.desk import AlertCard, Claim, EpisodeCard, GuidanceCard, Post, Verdict
 from hpc.router.ledger import Ledger
 from hpc.router.posts import Posts
 from hpc.router.replies import Replies, Reply
 from hpc.router.state import Fact
+from hpc.router.stats import Annals
 from hpc.router.store import Store
 from hpc.wire.messages import Guidance
 
@@ -85,6 +87,22 @@ class JournalDesk:
         """Make what is done inside one transaction: all or nothing, durable at the end."""
         with self._store.transaction():
             yield
+
+    def chronicle(self, run: str, annalist: Annalist) -> None:
+        """Let statistics know what is new: from the first Hello until an episode was last heard of."""
+        heard = self._store.one(
+            "select (select value from meta where name = 'hello_at') as since, max(seen_at) as until from episode"
+        )
+        until = heard["until"] if heard is not None and heard["until"] is not None else self._clock()
+        since = heard["since"] if heard is not None and heard["since"] is not None else until
+        mark = annalist.bookmark
+        alerts, last_alert = self._alerts.facts(mark.alert, mark.alerts)
+        replies, last_reply = self._replies.facts(mark.reply, mark.replies)
+        annalist.write(
+            Annals(run=run, since=since, until=until, alerts=alerts, replies=replies),
+            alert=max(mark.alert, last_alert),
+            reply=max(mark.reply, last_reply),
+        )
 
     # ---- what agents say
 

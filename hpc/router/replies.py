@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
@@ -13,6 +14,7 @@ from hpc.core.ids import new_id
 from hpc.router.alerts import Alerts
 from hpc.router.desk import GuidanceCard, Verdict
 from hpc.router.posts import Posts
+from hpc.router.stats import ReplyFact
 from hpc.router.store import Store
 from hpc.wire.messages import Guidance
 
@@ -105,6 +107,8 @@ class Replies:
     def _replaced(self, reply: Reply) -> sqlite3.Row | None:
         """The reply to the same episode that this one corrects, in its newest version; None where it
         corrects none that could still be replaced."""
+        if reply.replaces is None:
+            return None
         row = self._store.one(
             "select * from guidance where (key = ? or guidance = ?) and episode = ? and control is null",
             *(reply.replaces, reply.replaces, reply.episode),
@@ -121,6 +125,16 @@ class Replies:
         return [
             _guidance(row) for row in self._store.all("select * from guidance where state = 'queued' order by number")
         ]
+
+    def facts(self, after: int, also: Sequence[str]) -> tuple[list[ReplyFact], int]:
+        """What statistics want to know of the replies beyond row ``after`` and of those named; the last row."""
+        rows = self._store.all(
+            f"select number, {', '.join(ReplyFact.__struct_fields__)} from guidance"
+            " where number > ? or guidance in (select value from json_each(?)) order by number",
+            *(after, json.dumps(also)),
+        )
+        facts = [ReplyFact(**{name: row[name] for name in ReplyFact.__struct_fields__}) for row in rows]
+        return facts, max((row["number"] for row in rows), default=after)
 
     # ---- cards
 

@@ -29,6 +29,7 @@ from hpc.config.router import RouterConfig
 from hpc.core import files, processes
 from hpc.core.errors import AnnotatorError, HpcError, RouterSuperseded
 from hpc.router import succession
+from hpc.router.annals import Annalist
 from hpc.router.desk import Frontend
 from hpc.router.door import Door
 from hpc.router.inbox import answer, failed
@@ -49,6 +50,8 @@ LOOK_SECONDS = 2.0
 """How often to look for done.json."""
 ATTENTION_SECONDS = 2.0
 """How often to see what time has made due for annotators."""
+ANNALS_SECONDS = 30.0
+"""How often the file for statistics is replaced."""
 SILENT_SECONDS = 20.0
 """An episode unheard of for so long may have ended without a Bye."""
 FRONTEND_RETRY_SECONDS = 5.0
@@ -126,6 +129,7 @@ class Router:
         except BaseException:
             self._tenure.end()
             raise
+        self._annalist = Annalist(run)
         self._state = RouterState(
             run=run.name,
             verify=lambda episode, token: hmac.compare_digest(keys.episode_token(secret, episode), token),
@@ -202,6 +206,7 @@ class Router:
                 "heartbeat": self._beat(info),
                 "annotators": self._serve_annotators(),
                 "attention": self._serve_attention(),
+                "annals": self._serve_annals(),
             }.items()
         }
         life = asyncio.create_task(self._until_over(), name="life")
@@ -220,6 +225,7 @@ class Router:
             await asyncio.gather(*services, life, return_exceptions=True)
             with contextlib.suppress(HpcError):
                 self._write_status()
+                self._write_annals()
 
     # ---- agents
 
@@ -336,6 +342,21 @@ class Router:
             except HpcError as error:  # as for messages: a full disk must not end the router
                 log.error("%s", error)
             await asyncio.sleep(ATTENTION_SECONDS)
+
+    async def _serve_annals(self) -> None:
+        """Leave what statistics want to know, now and then (and at the end)."""
+        while True:
+            await asyncio.sleep(ANNALS_SECONDS)
+            try:
+                self._write_annals()
+            except RouterSuperseded:
+                raise
+            except HpcError as error:
+                log.error("%s", error)
+
+    def _write_annals(self) -> None:
+        self._verify()  # a router that was superseded knows less than the file
+        self.desk.chronicle(self._run.name, self._annalist)
 
     # ---- life
 

@@ -30,10 +30,11 @@ create unique index if not exists episode_thread on episode (thread);
 create table if not exists alert (
     number integer primary key, alert text not null unique, episode text not null, task text not null,
     detector text not null, score real not null, step integer not null, reason text not null,
-    priority text not null, evidence blob not null, sent_at real not null, stored_at real not null,
+    priority text not null, sent_at real not null, stored_at real not null,
     state text not null, closed_by text, closed_at real, owner text, claimed_until real,
     merged_into text, merged integer not null default 0, held text, digest text,
-    waiting_since real, escalated_to text not null default '[]', reference text
+    waiting_since real, escalated_to text not null default '[]', reference text,
+    evidence blob not null
 );
 drop index if exists alert_open;
 create index if not exists alert_waiting on alert (episode, detector) where state = 'open';
@@ -55,7 +56,7 @@ create table if not exists post (
     priority integer not null, attempted_at real, alert text, guidance text, status text,
     done_at real, reference text, dropped text, target text
 );
-create index if not exists post_waiting on post (kind) where done_at is null;
+create index if not exists post_alerts_waiting on post (number) where kind = 'alert' and done_at is null;
 create index if not exists post_alert on post (alert) where alert is not null;
 create index if not exists post_due on post (priority, number) where done_at is null;
 create index if not exists post_episode on post (episode) where done_at is null;

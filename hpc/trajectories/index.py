@@ -14,7 +14,7 @@ import os
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ def describe(trajectory: Trajectory, run: str, index: int) -> Entry:
         TrajectoryIncomplete: a table is damaged.
     """
     header, outcome = trajectory.header, trajectory.outcome
-    steps = trajectory.table("steps")
+    steps, alerts, guidance = (trajectory.table(name) for name in ("steps", "alerts", "guidance"))
     evaluations = trajectory.table("evaluations")["score"]
     clock = steps["working_seconds"][~np.isnan(steps["working_seconds"])]
     errors = steps["boundary"][steps["is_error"]]
@@ -156,7 +156,7 @@ def describe(trajectory: Trajectory, run: str, index: int) -> Entry:
         seed=header.seed,
         created_at=header.created_at,
         ended_at=outcome.at if outcome else None,
-        attempts=len(trajectory.attempts),
+        attempts=len(trajectory.table("attempts")),
         steps=len(steps),
         final_score=outcome.final_score if outcome else None,
         best_score=outcome.best_score if outcome else best,
@@ -167,21 +167,18 @@ def describe(trajectory: Trajectory, run: str, index: int) -> Entry:
         answer_tokens=int(steps["answer_tokens"].sum()),
         malformed=int(steps["is_malformed"].sum()),
         evaluations=len(evaluations),
-        alerts=len(trajectory.alerts),
-        guidance=len(trajectory.guidance),
-        actions=_count(name.decode(errors="replace") for name in steps["action"].tolist()),
-        detectors=_count(alert.detector for alert in trajectory.alerts),
-        annotators=_count(given.annotator for given in trajectory.guidance),
-        boundaries=_count(boundaries[number] for number in _numbers(errors)),
+        alerts=len(alerts),
+        guidance=len(guidance),
+        actions=_count(steps["action"]),
+        detectors=_count(alerts["detector"]),
+        annotators=_count(guidance["annotator"]),
+        boundaries={boundaries[number]: count for number, count in Counter(errors.tolist()).most_common()},
     )
 
 
-def _numbers(column: NDArray[Any]) -> list[int]:
-    return [int(number) for number in column.tolist()]
-
-
-def _count(names: Iterable[str]) -> dict[str, int]:
-    return dict(Counter(names).most_common())
+def _count(column: NDArray[Any]) -> dict[str, int]:
+    """How often each name is in a column of texts (cut to what the table keeps of them)."""
+    return dict(Counter(name.decode(errors="replace") for name in column.tolist()).most_common())
 
 
 def _placed(run: RunDir, entry: Entry) -> Entry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -90,11 +91,26 @@ class Trajectory:
         if not isinstance(header, EpisodeHeader):
             raise TrajectoryIncomplete(f"{path} is damaged: no header", check_hint(path))
         self.header = header
-        self.attempts = [record for record in source.of_kind("attempts") if isinstance(record, AttemptStarted)]
-        self.alerts = [record for record in source.of_kind("alerts") if isinstance(record, AlertRaised)]
-        self.guidance = [record for record in source.of_kind("guidance") if isinstance(record, GuidanceApplied)]
-        outcomes = [record for record in source.of_kind("outcome") if isinstance(record, OutcomeReached)]
-        self.outcome = outcomes[0] if outcomes else None
+
+    @functools.cached_property
+    def attempts(self) -> list[AttemptStarted]:
+        """One for each process that began or resumed the episode."""
+        return [record for record in self._source.of_kind("attempts") if isinstance(record, AttemptStarted)]
+
+    @functools.cached_property
+    def alerts(self) -> list[AlertRaised]:
+        """All alerts in order."""
+        return [record for record in self._source.of_kind("alerts") if isinstance(record, AlertRaised)]
+
+    @functools.cached_property
+    def guidance(self) -> list[GuidanceApplied]:
+        """All guidance in the order in which it was applied."""
+        return [record for record in self._source.of_kind("guidance") if isinstance(record, GuidanceApplied)]
+
+    @functools.cached_property
+    def outcome(self) -> OutcomeReached | None:
+        """How the episode ended; None if it has not."""
+        return next((record for record in self._source.of_kind("outcome") if isinstance(record, OutcomeReached)), None)
 
     @classmethod
     def open(cls, source: Path | str | tuple[RunDir, int]) -> Trajectory:

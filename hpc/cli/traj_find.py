@@ -1,0 +1,96 @@
+"""How the verbs of ``hpc traj`` are told which trajectories, steps and ranges are meant."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hpc.cli.output import find_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hpc.rundir import RunDir
+    from hpc.trajectories.collection import TrajectorySet
+
+_PROGRESS_FROM = 50  # files to open; fewer are read before anyone looks
+
+
+def find_trajectory(target: str, runs_root: Path) -> Path | tuple[RunDir, int]:
+    """A file, or an episode named RUN/INDEX."""
+    path = Path(target)
+    run_name, _, index = target.rpartition("/")
+    if not path.is_file() and run_name and index.isdecimal():
+        return find_run(run_name, runs_root), int(index)
+    return path
+
+
+def find_set(run_names: Sequence[str], runs_root: Path, *, all_runs: bool) -> TrajectorySet:
+    """The trajectories of these runs; of the newest one without a name.
+
+    Raises:
+        UsageError: there is no such run.
+    """
+    from hpc.rundir import runs_under
+    from hpc.trajectories.collection import TrajectorySet
+
+    if all_runs:
+        runs = sorted(runs_under(runs_root), key=lambda run: run.name)
+    else:
+        runs = [find_run(name, runs_root) for name in run_names] or [find_run(None, runs_root)]
+    with _progress() as on_open:
+        return TrajectorySet.open(*runs, on_open=on_open)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[RunDir, int, int], None]]:
+    """A bar on a terminal while many files are opened for the first time."""
+    if not sys.stderr.isatty():
+        yield lambda run, done, count: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        tasks = {}
+
+        def on_open(run: RunDir, done: int, count: int) -> None:
+            if count < _PROGRESS_FROM:
+                return
+            if run.root not in tasks:
+                tasks[run.root] = progress.add_task(f"indexing {run.name}", total=count)
+            progress.update(tasks[run.root], completed=done + 1)
+
+        yield on_open
+
+
+class Range(click.ParamType):
+    """``A:B``, ``A:``, ``:B`` or ``A``: both ends included, numbers as given."""
+
+    name = "A:B"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float | None, float | None]:
+        if isinstance(value, tuple):
+            return value
+        number = r"\d+(?:\.\d+)?"
+        match = re.fullmatch(rf"({number})?(:?)({number})?", str(value).strip())
+        if not match or not (match[1] or match[3]):
+            from hpc.core.errors import UsageError
+
+            option = param.opts[0] if param is not None else "it"
+            raise UsageError(f"{option} {value} is not a range", "write 3:8, 3:, :8 or 3")
+        low = float(match[1]) if match[1] else None
+        high = float(match[3]) if match[3] else None if match[2] else low
+        return low, high
+
+
+RANGE = Range()
+EVERYTHING = (None, None)

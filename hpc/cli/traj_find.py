@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hpc.rundir import RunDir
     from hpc.trajectories.collection import TrajectorySet
 
+EVERYTHING = (None, None)
 _PROGRESS_FROM = 50  # files to open; fewer are read before anyone looks
 
 
@@ -70,27 +71,20 @@ def _progress() -> Iterator[Callable[[RunDir, int, int], None]]:
         yield on_open
 
 
-class Range(click.ParamType):
-    """``A:B``, ``A:``, ``:B`` or ``A``: both ends included, numbers as given."""
+def range_of(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float | None, float | None]:
+    """What an option says as ``A:B``, ``A:``, ``:B`` or ``A``: lowest and highest, both included, None = open.
 
-    name = "A:B"
+    Raises:
+        UsageError: it is no range.
+    """
+    if value is None:
+        return EVERYTHING
+    number = r"\d+(?:\.\d+)?"
+    match = re.fullmatch(rf"({number})?(:?)({number})?", value.strip())
+    if not match or not (match[1] or match[3]):
+        from hpc.core.errors import UsageError
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float | None, float | None]:
-        if isinstance(value, tuple):
-            return value
-        number = r"\d+(?:\.\d+)?"
-        match = re.fullmatch(rf"({number})?(:?)({number})?", str(value).strip())
-        if not match or not (match[1] or match[3]):
-            from hpc.core.errors import UsageError
-
-            option = param.opts[0] if param is not None else "it"
-            raise UsageError(f"{option} {value} is not a range", "write 3:8, 3:, :8 or 3")
-        low = float(match[1]) if match[1] else None
-        high = float(match[3]) if match[3] else None if match[2] else low
-        return low, high
-
-
-RANGE = Range()
-EVERYTHING = (None, None)
+        raise UsageError(f"{param.opts[0]} {value} is not a range", "write 3:8, 3:, :8 or 3")
+    low = float(match[1]) if match[1] else None
+    high = float(match[3]) if match[3] else None if match[2] else low
+    return low, high

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from hpc.cli.output import emit_json, emit_table, json_option, runs_option
-from hpc.cli.traj_find import EVERYTHING, RANGE, find_set
+from hpc.cli.traj_find import EVERYTHING, find_set, range_of
 
 if TYPE_CHECKING:
     from hpc.trajectories.index import Entry
@@ -28,13 +28,14 @@ _FIELDS = {
     "working": "working_seconds",
     "tokens": "answer_tokens",
 }
+Command = TypeVar("Command", bound=Callable[..., Any])
 Limits = tuple[float | None, float | None]
 
 all_runs_option = click.option("--all-runs", is_flag=True, help="All runs of the folder instead of named ones.")
 
 
-def _ranged(name: str, what: str) -> Any:
-    return click.option(f"--{name}", f"in_{name}", type=RANGE, default=EVERYTHING, help=f"Only with {what} in A:B.")
+def _ranged(name: str, what: str) -> Callable[[Command], Command]:
+    return click.option(f"--{name}", f"in_{name}", callback=range_of, metavar="A:B", help=f"Only with {what} in A:B.")
 
 
 @click.command()

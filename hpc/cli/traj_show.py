@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpc.cli.output import emit_json, json_option, runs_option
-from hpc.cli.traj_find import EVERYTHING, RANGE, find_trajectory
+from hpc.cli.traj_find import EVERYTHING, find_trajectory, range_of
 
 if TYPE_CHECKING:
     from hpc.cli.traj_text import Printer
@@ -27,7 +27,7 @@ Span = tuple[float | None, float | None]
 @click.command()
 @click.argument("target", metavar="FILE|RUN/INDEX")
 @runs_option
-@click.option("--steps", "span", type=RANGE, default=EVERYTHING, help="Only these steps; `A:`, `:B` and `A` work too.")
+@click.option("--steps", "span", callback=range_of, metavar="A:B", help="Only these steps; `A:`, `:B`, `A` too.")
 @click.option("--search", "pattern", metavar="REGEX", help="Only steps with a match in action, answer or observation.")
 @click.option("--ignore-case", "-i", is_flag=True, help="Search without regard to upper and lower case.")
 @click.option("--context", type=click.IntRange(min=0), default=0, metavar="N", help="Also N steps around each match.")

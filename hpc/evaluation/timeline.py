@@ -116,12 +116,12 @@ def step_kind(taken: ActionTaken, observed: Observed | None) -> str:
 class Axis(NamedTuple):
     """Where steps are in a picture ``width`` units wide; step k is drawn from ``x(k - 1)`` to ``x(k)``."""
 
-    count: int
+    steps: int
     width: int
 
     def x(self, step: float) -> float:
         """Where ``step`` ends."""
-        return round(LEFT + (self.width - LEFT - RIGHT) * step / max(self.count, 1), 2)
+        return round(LEFT + (self.width - LEFT - RIGHT) * step / max(self.steps, 1), 2)
 
 
 def draw(timeline: Timeline, *, width: int = WIDTH) -> str:
@@ -155,9 +155,7 @@ def ticks(count: int, most: int = 12) -> list[int]:
     """Step numbers to write below the picture: 1, then round ones, at most ``most`` of them."""
     if count < 1:
         return []
-    stride = next(
-        base * 10**power for power in range(10) for base in (1, 2, 5) if count / (base * 10**power) <= most
-    )
+    stride = next(base * 10**power for power in range(10) for base in (1, 2, 5) if count / (base * 10**power) <= most)
     return sorted({1, *range(stride, count + 1, stride)} - ({2} if stride > 2 else set()))
 
 
@@ -169,10 +167,8 @@ def _frame(axis: Axis) -> list[str]:
     right = axis.width - RIGHT
     parts = [f'<line class="grid" x1="{LEFT}" y1="{_y(v)}" x2="{right}" y2="{_y(v)}"/>' for v in (0, 50, 100)]
     parts += [f'<text class="axis" x="{LEFT - 6}" y="{_y(v) + 4}" text-anchor="end">{v}</text>' for v in (0, 100)]
-    parts.append(
-        f'<rect class="empty" x="{LEFT}" y="{_BAND}" width="{right - LEFT}" height="{_BAND_HEIGHT}" rx="3"/>'
-    )
-    for step in ticks(axis.count, max(3, axis.width // _TICK_WIDTH)):
+    parts.append(f'<rect class="empty" x="{LEFT}" y="{_BAND}" width="{right - LEFT}" height="{_BAND_HEIGHT}" rx="3"/>')
+    for step in ticks(axis.steps, max(3, axis.width // _TICK_WIDTH)):
         parts.append(f'<text class="axis" x="{axis.x(step - 0.5)}" y="{_AXIS_Y}" text-anchor="middle">{step}</text>')
     return parts
 

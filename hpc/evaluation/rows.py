@@ -185,7 +185,7 @@ def _outcome(record: OutcomeReached) -> Row:
 
 
 def gist(taken: ActionTaken) -> str:
-    """The arguments of an action in one line: the most telling one, otherwise all."""
+    """The arguments of an action in one line: the most telling one, otherwise all by name."""
     arguments = taken.action.arguments
     for name in TELLING:
         value = arguments.get(name)
@@ -193,7 +193,8 @@ def gist(taken: ActionTaken) -> str:
             return first_line(value)
     if not arguments:
         return first_line(taken.action.problem or taken.text)
-    return json.dumps(arguments, ensure_ascii=False)[:GIST]
+    said = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
+    return first_line(" ".join(said))
 
 
 def first_line(text: str) -> str:

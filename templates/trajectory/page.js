@@ -2,7 +2,7 @@
 /* Stored texts are data: they enter the page through textContent alone. */
 (() => {
   const FOLD = { lines: 60, head: 34, tail: 18, characters: 12000 };
-  const MARKS = 400;
+  const MARKS = 400, SHORT = 160;
   const byId = (id) => document.getElementById(id);
   const items = [];      // {row, element, facets, summary, body} in the order of the page
   const steps = new Map(); // step number -> item
@@ -29,7 +29,7 @@
     return hours ? `${hours} h ${two(minutes % 60)} min` : minutes ? `${minutes} min ${two(all % 60)} s` : `${all} s`;
   };
   const clock = (at) => new Date(at * 1000).toISOString().slice(0, 19).replace("T", " ") + " UTC";
-  const frame = () => new Promise((resolve) => requestAnimationFrame(resolve));
+  const breathe = () => new Promise((resolve) => setTimeout(resolve)); // also in a tab that is not seen
 
   // ---- what the page carries
   const unpack = async (element) => {
@@ -58,6 +58,7 @@
     if (!state.query) { element.textContent = text; return element; }
     let end = 0, marks = 0;
     const parts = [];
+    state.query.lastIndex = 0; // where matchAll begins
     for (const match of text.matchAll(state.query)) {
       if (!match[0] || marks >= MARKS) break;
       marks += 1;
@@ -102,17 +103,25 @@
     }
     return list;
   };
-  const argument = (name, value) => {
+  const argument = (name, text) => {
     const old = /^(old|old_str|old_string|search|find)$/.test(name), fresh = /^(new|new_str|new_string|replace|replacement)$/.test(name);
-    const text = typeof value === "string" ? value : JSON.stringify(value, null, 2);
-    return [make("h3", "", name), folded(text, old ? "old" : fresh ? "new" : "")];
+    return [make("h3", "", shown(name)), folded(text, old ? "old" : fresh ? "new" : "")];
   };
   const fill = async (item) => {
     const { row, body } = item;
     const texts = await textsOf(row.step);
     const parts = [];
     if (texts.answer.trim()) parts.push(make("h3", "", "answer"), folded(texts.answer, "answer"));
-    for (const [name, value] of Object.entries(texts.arguments)) parts.push(...argument(name, value));
+    const short = make("dl", "short");
+    for (const [name, value] of Object.entries(texts.arguments)) {
+      const text = typeof value === "string" ? value : JSON.stringify(value);
+      if (text.length <= SHORT && !text.includes("\n")) short.append(make("dt", "", shown(name)), write(make("dd"), shown(text)));
+    }
+    if (short.children.length) parts.push(short);
+    for (const [name, value] of Object.entries(texts.arguments)) {
+      const text = typeof value === "string" ? value : JSON.stringify(value, null, 2);
+      if (text.length > SHORT || text.includes("\n")) parts.push(...argument(name, text));
+    }
     if (row.problem) parts.push(make("p", "verdict tag warn", `malformed: ${row.problem}`));
     if (row.clock === undefined || row.clock === null) parts.push(make("p", "aside", "The episode was cut off before this action was observed."));
     else parts.push(make("h3", "", row.boundary ? `observation · error of the ${row.boundary}` : "observation"), folded(texts.observation, row.boundary ? "failed" : ""));
@@ -243,9 +252,10 @@
   });
   const go = (item) => {
     if (item.element.hidden) reset();
-    item.element.scrollIntoView({ block: "center" });
+    const block = item.details?.open ? "start" : "center";
+    item.element.scrollIntoView({ block });
     item.summary.focus({ preventScroll: true });
-    requestAnimationFrame(() => item.element.scrollIntoView({ block: "center" })); // heights above are known now
+    requestAnimationFrame(() => item.element.scrollIntoView({ block })); // heights above are known now
   };
 
   // ---- what is shown
@@ -311,7 +321,7 @@
       done += 1;
       if (done % 8 === 0) {
         byId("state").textContent = `searching … ${Math.round(100 * done / blocks.length)} %`;
-        await frame();
+        await breathe();
         if (round !== state.round) return;
       }
     }
@@ -354,7 +364,7 @@
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || byId("help").open) return;
     if (event.key === "Escape") { reset(); byId("query").blur(); return; }
-    if (event.target.matches("input")) return;
+    if (event.target instanceof Element && event.target.matches("input")) return;
     const act = KEYS[event.key];
     if (act) { event.preventDefault(); act(); }
   });
@@ -385,7 +395,7 @@
         part.append(item.element);
       }
       list.append(part);
-      if (start + 600 < rows.length) await frame();
+      if (start + 600 < rows.length) await breathe();
     }
     const labels = [...new Set(items.flatMap((item) => [...item.facets].filter((facet) => facet.startsWith("label: "))))].sort();
     for (const [facet, words] of [...FACETS, ...labels.map((facet) => [facet, facet.slice(7)])]) {

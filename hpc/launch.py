@@ -9,7 +9,6 @@ from __future__ import annotations
 import getpass
 import platform
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from hpc.config.server import ServerRunConfig
 from hpc.core import files
 from hpc.core.errors import ConfigError, JobError, SubmissionError, UsageError
 from hpc.core.locks import exclusive
+from hpc.core.provenance import git_state
 from hpc.rundir import RunDir
 from hpc.serving import registry
 from hpc.serving.preflight import check_model
@@ -402,25 +402,5 @@ def _provenance(overrides: Sequence[str]) -> dict[str, Any]:
         "user": getpass.getuser(),
         "command": shlex.join(["hpc", *sys.argv[1:]]),
         "overrides": list(overrides),
-        "git": _git_state(Path(__file__).resolve().parent),
+        "git": git_state(Path(__file__).resolve()),
     }
-
-
-def _git_state(folder: Path) -> dict[str, Any] | None:
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-        dirty = bool(
-            subprocess.run(
-                ["git", "status", "--porcelain", "-uno"],
-                cwd=folder,
-                capture_output=True,
-                text=True,
-                timeout=30,
-                check=True,
-            ).stdout.strip()
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return {"commit": commit, "dirty": dirty}

@@ -21,7 +21,7 @@ from hpc.evaluation.rows import Texts, rows_of
 from hpc.evaluation.timeline import HEIGHT, LEFT, LEGEND, RIGHT, WIDTH, draw, timeline_of
 from hpc.evaluation.words import clock, duration, score
 from hpc.trajectories.reader import Trajectory
-from hpc.trajectories.records import GuidanceApplied
+from hpc.trajectories.records import ActionTaken, GuidanceApplied
 
 NARROW = 380
 """Width of the timeline on a phone, in the picture's units."""
@@ -73,7 +73,7 @@ def render_page(trajectory: Trajectory, *, text_bytes: int = TEXT_BYTES) -> str:
         "page.html.j2"
     ).render(
         summary=trajectory.summary(),
-        facts=_facts(trajectory),
+        facts=_facts(trajectory, sorted({record.model for record in records if isinstance(record, ActionTaken)})),
         legend=[kind for kind in LEGEND if any(mark.kind == kind for mark in timeline.steps)],
         has_progress=any(mark.progress is not None for mark in timeline.steps),
         helped=_helped(trajectory),
@@ -121,23 +121,22 @@ def pack(value: Any) -> str:
     return base64.b64encode(gzip.compress(msgspec.json.encode(value), 6, mtime=0)).decode()
 
 
-def _facts(trajectory: Trajectory) -> list[tuple[str, str]]:
+def _facts(trajectory: Trajectory, models: Sequence[str]) -> list[tuple[str, str]]:
     header, outcome = trajectory.header, trajectory.outcome
     steps = trajectory.table("steps")
-    models = sorted({step.action.model for step in trajectory.steps[:1]} - {""})
     hosts = list(dict.fromkeys(attempt.host for attempt in trajectory.attempts))
     prompt, new, answer = (int(steps[name].sum()) for name in ("shared_tokens", "prompt_tokens", "answer_tokens"))
     facts = [
         ("run", header.run),
-        ("began", clock(header.created_at)),
-        ("ended", clock(outcome.at) if outcome else ""),
-        ("model", ", ".join(models)),
+        ("began", clock(header.created_at) if header.created_at else ""),
+        ("ended", clock(outcome.at) if outcome and outcome.at else ""),
+        ("model", ", ".join(filter(None, models))),
         ("seed", str(header.seed)),
         ("split", header.split),
         ("hosts", ", ".join(hosts[:4]) + (f" and {len(hosts) - 4} more" if len(hosts) > 4 else "")),
         ("tokens in", f"{prompt + new:,}" if prompt + new else ""),
         ("tokens out", f"{answer:,}" if answer else ""),
-        ("model time", duration(float(steps["model_seconds"].sum()))),
+        ("model time", duration(float(steps["model_seconds"].sum()) or None).replace("–", "")),
         ("configuration", header.config_hash[:12]),
     ]
     return [(name, value) for name, value in facts if value]

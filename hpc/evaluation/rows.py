@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,6 +23,7 @@ from hpc.trajectories.records import (
 
 GIST = 200
 """Characters of the line that stands for an action or an observation."""
+_SAYS_NOTHING = re.compile(r"\[exit .*|\(.*\)|[\w.@:~/ ()-]{0,60}[$#>]|[`'\"=*-]+")
 TELLING = ("command", "cmd", "path", "file", "query", "thought", "text", "code", "input", "url", "session")
 """Arguments that say most about an action, in this order."""
 
@@ -203,8 +205,6 @@ def first_line(text: str) -> str:
 
 
 def last_line(text: str) -> str:
-    """The last line with more in it than an exit status, cut to `GIST` characters."""
+    """The last line that says something, cut to `GIST` characters: no bare prompt, no exit status."""
     lines = [line.strip() for line in text[-4000:].splitlines() if line.strip()]
-    while len(lines) > 1 and lines[-1].startswith("[exit "):
-        lines.pop()
-    return lines[-1][:GIST] if lines else ""
+    return next((line for line in reversed(lines) if not _SAYS_NOTHING.fullmatch(line)), "".join(lines[-1:]))[:GIST]

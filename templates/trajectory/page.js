@@ -133,7 +133,7 @@
     for (const label of row.labels || []) parts.push(labelled(label));
     const [prompt = 0, fresh = 0, answer = 0] = row.tokens || [];
     parts.push(facts([
-      ["at", clock(row.at)], ["model", row.took ? time(row.took) : ""],
+      ["at", row.at ? clock(row.at) : ""], ["model", row.took ? time(row.took) : ""],
       ["prompt", prompt ? `${count(prompt)} tokens, ${count(fresh)} new` : ""], ["sampled", answer ? `${count(answer)} tokens` : ""],
     ]));
     body.replaceChildren(...parts);

@@ -10,6 +10,7 @@ import pytest
 
 from hpc.core.errors import MissingExtra, UsageError
 from hpc.rundir import RunDir
+from hpc.trajectories import sealed
 from hpc.trajectories.collection import TrajectorySet
 from hpc.trajectories.reader import Trajectory
 from hpc.trajectories.statistics import statistics_of
@@ -24,10 +25,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunDir]:
     root = tmp_path_factory.mktemp("runs")
     made = [run_dir(root, "one"), run_dir(root, "two")]
     for run, index, steps, finished in ((0, 0, 12, True), (0, 1, 5, False), (0, 2, 6, True), (1, 0, 30, True)):
+        records = episode(steps, index=index, finished=finished)
+        if finished:
+            made[run].trajectory(index).write_bytes(sealed.build(records))
+            continue
         with TrajectoryWriter.open(made[run], index) as writer:
-            writer.append(*episode(steps, index=index, finished=finished))
-            if finished:
-                writer.seal()
+            writer.append(*records)
     made[0].trajectory(2).write_bytes(b"\x89HDF\r\n\x1a\n and no more")
     return made
 

@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from hpc.rundir import RunDir
+from hpc.trajectories import sealed
 from hpc.trajectories.index import Entry, read_index
 from hpc.trajectories.writer import TrajectoryWriter
 from tests.unit.trajectories.samples import episode, outcome, run_dir
@@ -20,10 +21,11 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def write(run: RunDir, index: int, steps: int = 12, *, finished: bool = True) -> None:
+    if finished:
+        run.trajectory(index).write_bytes(sealed.build(episode(steps, index=index)))
+        return
     with TrajectoryWriter.open(run, index) as writer:
-        writer.append(*episode(steps, index=index, finished=finished))
-        if finished:
-            writer.seal()
+        writer.append(*episode(steps, index=index, finished=False))
 
 
 def opened(run: RunDir) -> tuple[list[Entry], int]:
@@ -156,7 +158,7 @@ from hpc.trajectories.index import read_index
 run = RunDir(Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()
-for _ in range(5):
+for _ in range(2):
     entries = read_index(run)
     run.trajectory_index.unlink(missing_ok=True)
 print(json.dumps(msgspec.to_builtins(entries)))

@@ -37,6 +37,7 @@ C = TypeVar("C", EpisodesConfig, ServerRunConfig)
 
 EPISODES = "episodes"
 ROUTER = "router"
+STANDBY = "standby"
 FINALIZE = "finalize"
 LEAVE_SECONDS = 120.0
 """How long jobs may take to save and leave: servers drain, the router stays for late replies."""
@@ -114,8 +115,9 @@ def launch_server(config: ServerRunConfig, *, overrides: Sequence[str] = (), dry
         return _submit(run, config, _server_specs(config))
 
 
-def launch_router(run: RunDir) -> Launch:
-    """The router of a run whose episodes are at work, again (after it was stopped or lost).
+def launch_router(run: RunDir, *, standby: bool = False) -> Launch:
+    """The router of a run whose episodes are at work, again (after it was stopped or lost); or a second
+    one that stands by.
 
     Raises:
         UsageError: no episode is alive, so nobody would ever end the router; or the run has none.
@@ -130,7 +132,8 @@ def launch_router(run: RunDir) -> Launch:
                 f"no episode of {run.name} is at work or every one is over",
                 f"`hpc episodes resume {run.name}` starts what is missing, the router with it",
             )
-        return _submit(run, config, _router_specs(config))
+        specs = [_spec(STANDBY, "router", [{"standby": True}], secrets=SECRETS)]
+        return _submit(run, config, specs if standby else _router_specs(config))
 
 
 def resume_episodes(run: RunDir) -> Launch:

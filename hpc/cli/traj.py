@@ -30,11 +30,11 @@ def traj(ctx: click.Context, runs_root: Path) -> None:
             ls.invoke(listing)
 
 
+traj.add_command(export_command)
+traj.add_command(import_command)
 traj.add_command(ls)
 traj.add_command(show)
 traj.add_command(stats)
-traj.add_command(export_command)
-traj.add_command(import_command)
 
 
 @traj.command()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec.structs import replace
 
 from hpc.core.errors import HpcError, TrajectoryLayoutError
@@ -24,8 +25,51 @@ from hpc.trajectories.exchange.source import (
 )
 from hpc.trajectories.records import ActionTaken, Origin, Record
 
-SOURCES = ("system", "user", "agent")
 _TAKEN = ("schema_version", "session_id", "agent", "steps")
+
+
+class _Call(msgspec.Struct):
+    tool_call_id: str
+    function_name: str
+    arguments: dict[str, Any]
+
+
+class _Result(msgspec.Struct):
+    source_call_id: str | None = None
+    content: str | list[dict[str, Any]] | None = None
+
+
+class _Observation(msgspec.Struct):
+    results: list[_Result]
+
+
+class _Metrics(msgspec.Struct):
+    prompt_token_ids: list[int] | None = None
+    completion_token_ids: list[int] | None = None
+    logprobs: list[float] | None = None
+    extra: dict[str, Any] | None = None
+
+
+class _Step(msgspec.Struct):
+    source: Literal["system", "user", "agent"]
+    message: str | list[dict[str, Any]]
+    tool_calls: list[_Call] | None = None
+    observation: _Observation | None = None
+    metrics: _Metrics | None = None
+    extra: dict[str, Any] | None = None
+
+
+class _Agent(msgspec.Struct):
+    tool_definitions: list[dict[str, Any]] | None = None
+
+
+class _Document(msgspec.Struct):
+    """What is read of a document; checked before anything is."""
+
+    steps: Annotated[list[_Step], msgspec.Meta(min_length=1)]
+    agent: _Agent | None = None
+    extra: dict[str, Any] | None = None
+    subagent_trajectories: list[dict[str, Any]] | None = None
 
 
 def read(path: Path, *, sha256: str) -> Iterator[tuple[str, list[Record] | HpcError]]:
@@ -64,30 +108,13 @@ def records_of_document(document: Any, origin: Origin, where: str) -> list[Recor
 
 
 def _checked(document: dict[str, Any], where: str) -> list[dict[str, Any]]:
-    steps = document.get("steps")
-    if not isinstance(steps, list) or not steps:
-        raise TrajectoryLayoutError(f"{where} has no list of `steps`", "name an ATIF file")
-    for number, step in enumerate(steps, start=1):
-        problem = _problem(step)
-        if problem:
-            raise TrajectoryLayoutError(
-                f"{where}: step {number} {problem}", "mend the file; harbor's validator tells more"
-            )
+    """The steps, after a check of everything that is read below."""
+    try:
+        msgspec.convert(document, _Document)
+    except msgspec.ValidationError as error:
+        raise TrajectoryLayoutError(f"{where} is not ATIF: {error}", "harbor's validator tells more") from error
+    steps: list[dict[str, Any]] = document["steps"]
     return steps
-
-
-def _problem(step: Any) -> str:
-    if not isinstance(step, dict) or step.get("source") not in SOURCES:
-        return f"has no source among {', '.join(SOURCES)}"
-    for call in step.get("tool_calls") or []:
-        if not isinstance(call, dict) or not isinstance(call.get("arguments"), dict):
-            return "has a tool call without an object of arguments"
-        if not isinstance(call.get("function_name"), str) or not isinstance(call.get("tool_call_id"), str):
-            return "has a tool call without `function_name` and `tool_call_id`"
-    results = (step.get("observation") or {}).get("results", [])
-    if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
-        return "has an observation without a list of results"
-    return ""
 
 
 # ---- ours -------------------------------------------------------------------------------------

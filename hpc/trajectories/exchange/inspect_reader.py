@@ -28,16 +28,16 @@ def read(path: Path, *, sha256: str) -> Iterator[tuple[str, list[Record] | HpcEr
         TrajectoryLayoutError: not an eval log.
         TrajectoryIncomplete: absent, empty or truncated.
     """
+    try:
+        empty = path.stat().st_size == 0
+    except OSError as error:
+        raise TrajectoryIncomplete(f"cannot read {path}: {error.strerror}", "check the name") from error
+    if empty:
+        raise TrajectoryIncomplete(f"{path} is empty", "fetch it again")
     log = _inspect()
     try:
-        if path.stat().st_size == 0:
-            raise TrajectoryIncomplete(f"{path} is empty", "fetch it again")
         header = log.read_eval_log(str(path), header_only=True)
         summaries = log.read_eval_log_sample_summaries(str(path))
-    except HpcError:
-        raise
-    except OSError as error:
-        raise TrajectoryIncomplete(f"cannot read {path}: {error.strerror or error}", "check the name") from error
     except Exception as error:  # whatever a ZIP, JSON or pydantic raises
         raise TrajectoryLayoutError(f"{path} is not an eval log: {_line(error)}", "fetch it again") from error
     if not summaries:

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from hpc.core.locate import data_dir
-from hpc.evaluation.rows import Texts, rows_of
+from hpc.evaluation.rows import Label, Texts, rows_of
 from hpc.evaluation.timeline import HEIGHT, LEFT, LEGEND, RIGHT, WIDTH, draw, timeline_of
 from hpc.evaluation.words import clock, duration, score
 from hpc.trajectories.reader import Trajectory
@@ -40,10 +40,11 @@ class Help(msgspec.Struct, frozen=True, kw_only=True):
     waited: float | None
 
 
-def render_page(trajectory: Trajectory, *, text_bytes: int = TEXT_BYTES) -> str:
+def render_page(trajectory: Trajectory, *, labels: Sequence[Label] = (), text_bytes: int = TEXT_BYTES) -> str:
     """The page of a trajectory in any state.
 
     Args:
+        labels: verdicts on its steps, shown in their colours and as filters.
         text_bytes: cut the longest texts (and say so) until all together are no larger than this.
 
     Raises:
@@ -53,7 +54,7 @@ def render_page(trajectory: Trajectory, *, text_bytes: int = TEXT_BYTES) -> str:
     from markupsafe import Markup
 
     records = list(trajectory.records())
-    rows, texts = rows_of(records)
+    rows, texts = rows_of(records, labels)
     limit = longest_allowed((len(text.observation) for text in texts), text_bytes)
     cut = [text.observation_cut_to(limit) for text in texts] if limit is not None else texts
     timeline = timeline_of(records)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from hpc.evaluation.page import BLOCK_BYTES, blocks, longest_allowed, render_page
-from hpc.evaluation.rows import Texts, gist, last_line, rows_of
+from hpc.evaluation.rows import Label, Texts, gist, last_line, rows_of
 from hpc.trajectories import sealed
 from hpc.trajectories.reader import Trajectory
 from hpc.trajectories.records import ActionTaken, AttemptStarted, EpisodeHeader, Observed, Record
@@ -65,7 +65,7 @@ def unpack(text: str) -> list[dict[str, Any]]:
     return value
 
 
-def page_of(tmp_path: Path, records: list[Record], **options: int) -> Page:
+def page_of(tmp_path: Path, records: list[Record], **options: Any) -> Page:
     path = tmp_path / "t.h5"
     path.write_bytes(sealed.build(records))
     with Trajectory.open(path) as trajectory:
@@ -157,6 +157,18 @@ def test_long_observations_are_cut_and_said_to_be(tmp_path: Path) -> None:
     assert sum(len(text["observation"]) - 3 for text in page.texts()) <= 20_000
     assert [text["cut"] for text in page.texts()].count(0) == 11
     assert "1 long observations are cut to" in page.text and "--full --steps N" in page.text
+
+
+def test_labels_are_on_their_steps(tmp_path: Path) -> None:
+    labels = [
+        Label(step=3, verdict="train", by="ada", tone="good"),
+        Label(step=5, verdict="context-only", reason=BREAKOUT, by="rules 2", tone="bad"),
+        Label(step=5, verdict="train", tone="good"),
+    ]
+    rows = page_of(tmp_path, episode(12), labels=labels).rows()
+    found = {row["step"]: [label["verdict"] for label in row["labels"]] for row in rows if "labels" in row}
+    assert found == {3: ["train"], 5: ["context-only", "train"]}
+    assert all("labels" not in row for row in page_of(tmp_path, episode(12)).rows())
 
 
 def test_an_episode_that_runs_has_a_page(tmp_path: Path) -> None:

@@ -210,3 +210,9 @@ class DriftConfig(Config):
         if self.repeat_after is not None:
             _at_least(self, 1, "repeat_after")
         _at_least(self, 0, "cooldown")
+
+
+class DriftStudyConfig(Config):
+    """The detectors of `hpc drift replay|tune`."""
+
+    drift: DriftConfig

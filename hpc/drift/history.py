@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import overload
 
 from hpc.trajectories.records import StepView
@@ -83,6 +84,7 @@ def exit_code(observation: str) -> int | None:
     return int(match.group(1)) if match else None
 
 
+@lru_cache(maxsize=4096)  # a window of steps is compared again at each step, and in a search for each limit
 def mask(text: str) -> str:
     """``text`` with every number, address and hash replaced by ``#``."""
     return _NUMBER.sub("#", text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -147,6 +147,154 @@ def replay(
         return
     _warn(cases, unused)
     emit_table(COLUMNS, [[row.name, *_cells(row.quality)] for row in rows])
+
+
+@drift.command()
+@files_argument
+@labels_option
+@before_option
+@after_option
+@click.option(
+    "--objective",
+    type=click.Choice(["recall", "f-beta"]),
+    default="recall",
+    show_default=True,
+    help="recall: the highest within --budget; f-beta: the highest F-beta, see --beta.",
+)
+@click.option(
+    "--budget",
+    type=click.FloatRange(0, min_open=True),
+    default=5.0,
+    show_default=True,
+    help="Alerts per 100 steps that recall may cost.",
+)
+@click.option(
+    "--beta",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="F-beta: how much more recall counts than precision.",
+)
+@click.option(
+    "--choose-on",
+    "share",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.5,
+    show_default=True,
+    help="Share of the tasks on which limits are chosen; the rest reports.",
+)
+@click.option("--trials", type=click.IntRange(1), default=200, show_default=True, help="Configurations to try.")
+@click.option(
+    "--over",
+    "grid",
+    multiple=True,
+    metavar="KEY=V1,V2,…",
+    help="Try these values only, as in --over error_streak.errors=1,2,3; may be repeated.",
+)
+@click.option(
+    "--write",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the tuned limits as a drift configuration.",
+)
+@click.option("--force", is_flag=True, help="With --write: replace the file if it exists.")
+@max_steps_option
+@hours_option
+@resamples_option
+@seed_option
+@runs_option
+@json_option
+def tune(
+    arguments: tuple[str, ...],
+    labels: Path | None,
+    before: int,
+    after: int,
+    objective: Literal["recall", "f-beta"],
+    budget: float,
+    beta: float,
+    share: float,
+    trials: int,
+    grid: tuple[str, ...],
+    write: Path | None,
+    force: bool,
+    max_steps: int | None,
+    max_hours: float | None,
+    resamples: int,
+    seed: int,
+    runs_root: Path,
+    as_json: bool,
+) -> None:
+    """Choose the limits of detectors on one part of the trajectories and report on the other.
+
+    FILES and OVERRIDES as of `hpc drift replay`. The parts are split by task, never by step. Only the
+    detectors that the configuration switches on are tuned. Believe the lines of the reporting part, and
+    compare them with the baselines beside them, which look at nothing.
+
+    \b
+    Examples:
+      hpc drift tune who-and-when/*.json --budget 6 --write site/drift/tuned.yaml
+      hpc drift tune run-a run-b --labels mistakes.csv --over monitoring.polls=5,10,20 --objective f-beta
+      HPC_CONFIG_PATH=site hpc drift replay run-c --labels mistakes.csv drift=tuned
+    """
+    from hpc.cli.drift_files import grid_of, write_config
+    from hpc.core.errors import UsageError
+    from hpc.drift.metrics import Window
+    from hpc.drift.search import Objective, space_of, split
+    from hpc.drift.search import tune as search
+
+    targets, overrides = _split(arguments)
+    config = _config(overrides)
+    space = grid_of(grid, config) if grid else space_of(config)
+    if write is not None and write.exists() and not force:
+        raise UsageError(f"{write} exists already", "choose another name, or replace it with --force")
+    cases, unused = _cases(targets, runs_root, labels, max_steps, max_hours)
+    window = Window(before, after)
+    choosing, reporting = split(cases, share=share, seed=seed)
+    for part, half in (("choose", choosing), ("report", reporting)):
+        if not any(case.mistakes for case in half):
+            raise UsageError(
+                f"no labelled mistake to {part} on among {len(half)} of {len(cases)} trajectories",
+                "name more labelled trajectories, or change --choose-on or --seed",
+            )
+    with _progress("tuning", trials) as advance:
+        tuned = search(
+            choosing,
+            reporting,
+            config,
+            window,
+            Objective(kind=objective, budget=budget, beta=beta),
+            space=space,
+            trials=trials,
+            resamples=resamples,
+            seed=seed,
+            on_trial=advance,
+        )
+    if write is not None:
+        write_config(write, tuned.config, f"Chosen by hpc drift tune on {len(choosing)} trajectories, seed {seed}.")
+    if as_json:
+        emit_json(
+            {
+                **_about(cases, window, tuned.config, resamples, seed),
+                "labels_without_trajectory": unused,
+                "choosing": [case.name for case in choosing],
+                "reporting": [case.name for case in reporting],
+                "objective": {"kind": objective, "budget": budget, "beta": beta},
+                "tried": tuned.tried,
+                "changed": tuned.changed,
+                "written": str(write) if write is not None else None,
+                "rows": [{"part": line.part, "name": line.name, **_plain(line.quality)} for line in tuned.lines],
+            }
+        )
+        return
+    _warn(cases, unused)
+    emit_table(["part", *COLUMNS], [[line.part, line.name, *_cells(line.quality)] for line in tuned.lines])
+    told = " ".join(f"drift.{key}={'null' if value is None else value}" for key, value in tuned.changed.items())
+    click.echo(
+        f"tuned: {told.replace('True', 'true').replace('False', 'false') or 'nothing beats the start'}", err=True
+    )
+    if write is not None:
+        click.echo(
+            f"wrote {write}; in a folder FOLDER/drift/, use it by HPC_CONFIG_PATH=FOLDER drift={write.stem}", err=True
+        )
 
 
 # ---- what is replayed -------------------------------------------------------------------------

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from hpc.cli.output import find_run
+from hpc.config import to_builtins
 from hpc.config.agent import AgentConfig
+from hpc.config.drift import DriftConfig
+from hpc.core import files
 from hpc.core.errors import TrajectoryLayoutError, UsageError
 from hpc.drift.cases import Case, read_failure
+from hpc.drift.search import problem_with
 from hpc.rundir import RunDir
 from hpc.trajectories.exchange import swe_agent
 from hpc.trajectories.exchange.source import sha256_of
@@ -100,3 +105,37 @@ def _of_records(records: list[Record], budget: Budget, *, name: str | None = Non
         max_steps=budget[0],
         max_working_seconds=budget[1],
     )
+
+
+# ---- configurations ---------------------------------------------------------------------------
+
+
+def grid_of(told: Sequence[str], config: DriftConfig) -> dict[str, tuple[Any, ...]]:
+    """The values to try, from ``KEY=V1,V2,…``; the key may begin with ``drift.``.
+
+    Raises:
+        UsageError: not of this form, or a value that the configuration does not take.
+    """
+    import yaml
+
+    grid: dict[str, tuple[Any, ...]] = {}
+    for each in told:
+        key, _, values = each.removeprefix("drift.").partition("=")
+        listed = tuple(yaml.safe_load(value) for value in values.split(",")) if values else ()
+        if not listed:
+            raise UsageError(f"--over {each} is not KEY=V1,V2,…", "write it as in --over monitoring.polls=5,10,20")
+        for value in listed:
+            problem = problem_with(config, key, value)
+            if problem:
+                raise UsageError(f"--over {key}={value}: {problem}", "see hpc config show drift")
+        grid[key] = listed
+    return grid
+
+
+def write_config(path: Path, config: DriftConfig, about: str) -> None:
+    """Write a configuration that Hydra can use as an option of the group ``drift``."""
+    import yaml
+
+    text = yaml.safe_dump(to_builtins(config), sort_keys=False, allow_unicode=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(path, f"# {about}\n{text}")

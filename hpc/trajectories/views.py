@@ -34,7 +34,7 @@ def view_of(taken: ActionTaken, observed: Observed, *, score: float | None) -> S
         tokens=len(taken.token_ids),
         working_seconds=observed.working_seconds,
         logprob=sum(taken.logprobs) / len(taken.logprobs) if taken.logprobs else None,
-        verdicts=_verdicts(observation.info.get(VERDICTS)),
+        verdicts=read_verdicts(observation.info.get(VERDICTS)),
     )
 
 
@@ -53,7 +53,7 @@ def views_of(records: Iterable[Record]) -> list[StepView]:
     return views
 
 
-def _verdicts(stored: Any) -> tuple[Verdict, ...]:
+def read_verdicts(stored: Any) -> tuple[Verdict, ...]:
     """Verdicts as stored; what is none (an environment may use the key for itself) counts for nothing."""
     if not stored:
         return ()

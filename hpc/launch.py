@@ -26,9 +26,10 @@ from hpc.core import files
 from hpc.core.errors import ConfigError, JobError, SubmissionError, UsageError
 from hpc.core.locks import exclusive
 from hpc.core.provenance import git_state
+from hpc.drift.judge import judge_prompt
 from hpc.rundir import RunDir
 from hpc.serving import registry
-from hpc.serving.preflight import check_model
+from hpc.serving.preflight import api_key, check_model
 from hpc.slurm import Dependency, JobSpec, SubmittedJob
 from hpc.wire import discovery
 from hpc.wire.keys import create_run_keys
@@ -37,6 +38,7 @@ C = TypeVar("C", EpisodesConfig, ServerRunConfig)
 
 EPISODES = "episodes"
 ROUTER = "router"
+STANDBY = "standby"
 FINALIZE = "finalize"
 LEAVE_SECONDS = 120.0
 """How long jobs may take to save and leave: servers drain, the router stays for late replies."""
@@ -114,8 +116,9 @@ def launch_server(config: ServerRunConfig, *, overrides: Sequence[str] = (), dry
         return _submit(run, config, _server_specs(config))
 
 
-def launch_router(run: RunDir) -> Launch:
-    """The router of a run whose episodes are at work, again (after it was stopped or lost).
+def launch_router(run: RunDir, *, standby: bool = False) -> Launch:
+    """The router of a run whose episodes are at work, again (after it was stopped or lost); or a second
+    one that stands by.
 
     Raises:
         UsageError: no episode is alive, so nobody would ever end the router; or the run has none.
@@ -130,7 +133,8 @@ def launch_router(run: RunDir) -> Launch:
                 f"no episode of {run.name} is at work or every one is over",
                 f"`hpc episodes resume {run.name}` starts what is missing, the router with it",
             )
-        return _submit(run, config, _router_specs(config))
+        specs = [_spec(STANDBY, "router", [{"standby": True}], secrets=SECRETS)]
+        return _submit(run, config, specs if standby else _router_specs(config))
 
 
 def resume_episodes(run: RunDir) -> Launch:
@@ -278,6 +282,9 @@ def _check(config: EpisodesConfig) -> None:
     """Find on the login node what would otherwise fail in the log of a job."""
     check_model(config.model, config.server, config.runtime)
     opening_messages(config.agent.prompt, "")
+    if config.drift.enabled and config.drift.judge.enabled:
+        judge_prompt(config.drift.judge.prompt)
+        api_key(config.judge_server)
     _check_annotators(config)
 
 

@@ -75,6 +75,10 @@ class Mail(Protocol):
 
     async def applied(self, guidance: str, step: int) -> None: ...
 
+    async def expired(self, guidance: str, step: int) -> None:
+        """Note that guidance is too old to be applied after ``step``."""
+        ...
+
     @property
     def stop_requested(self) -> bool: ...
 
@@ -283,6 +287,9 @@ class EpisodeLoop:
     async def _take_guidance(self) -> None:
         for guidance, delivered_at in self.mail.due():
             if guidance.id not in self.state.applied_ids:
+                if guidance.is_over(step=self.state.step, now=time.time()):
+                    await self.mail.expired(guidance.id, self.state.step)
+                    continue
                 self._record(
                     GuidanceApplied(
                         id=guidance.id,
@@ -294,6 +301,9 @@ class EpisodeLoop:
                         delivered_at=delivered_at,
                         applied_at=time.time(),
                         applied_step=self.state.step,
+                        valid_until_step=guidance.valid_until_step,
+                        valid_until=guidance.valid_until,
+                        replaces=guidance.replaces,
                     )
                 )
             await self.mail.applied(guidance.id, self.state.step)

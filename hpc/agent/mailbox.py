@@ -18,6 +18,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
+from typing import Literal
 
 import zmq
 
@@ -32,6 +33,8 @@ from hpc.wire.codec import encode
 from hpc.wire.messages import Ack, Alert, Bye, Guidance, Message, Progress, Reject, StepBrief
 
 log = logging.getLogger(__name__)
+
+FinalStatus = Literal["applied", "expired", "superseded"]
 
 TICK_SECONDS = 0.25
 FIRST_RESEND_SECONDS = 0.5
@@ -87,11 +90,13 @@ class Mailbox:
         self._complaint = ""
         steps = applied if isinstance(applied, Mapping) else {}
         self._applied = set(applied)
+        self._replaced: set[str] = set()
         for guidance, _ in self._inbox.received:
+            self._note_replaced(guidance)
             if guidance.control is not None:
                 self._obey(guidance)
             elif guidance.id in self._applied:  # a crash may have come before applied()
-                self._outbox.add(self._applied_ack(guidance.id, steps.get(guidance.id)))
+                self._outbox.add(self._final_ack(guidance.id, "applied", steps.get(guidance.id)))
 
     async def start(self) -> None:
         """Begin to look for the router, now and whenever one appears. Does not wait for it."""
@@ -177,7 +182,10 @@ class Mailbox:
         return [
             (guidance, at)
             for guidance, at in self._inbox.received
-            if guidance.control is None and guidance.id not in self._applied
+            if guidance.control is None
+            and guidance.id not in self._applied
+            and guidance.id not in self._replaced
+            and _final_id(guidance.id, "expired") not in self._outbox
         ]
 
     async def wait_due(self, timeout: float) -> None:
@@ -193,8 +201,17 @@ class Mailbox:
         Raises:
             HpcError: the disk is full.
         """
-        self._outbox.add(self._applied_ack(guidance, step))
+        self._outbox.add(self._final_ack(guidance, "applied", step))
         self._applied.add(guidance)
+        self._wake.set()
+
+    async def expired(self, guidance: str, step: int) -> None:
+        """Note, durably, that guidance is too old to be applied after ``step``; it is never due again.
+
+        Raises:
+            HpcError: the disk is full.
+        """
+        self._outbox.add(self._final_ack(guidance, "expired", step))
         self._wake.set()
 
     @property
@@ -291,10 +308,13 @@ class Mailbox:
         late = self._said_bye and not known and guidance.id not in self._applied
         if not late:
             new = self._inbox.add(guidance, time.time())  # durable first, then acknowledged
+            self._note_replaced(guidance)
             if new and guidance.control is not None:
                 self._obey(guidance)
             elif guidance.id in self._applied:  # in the trajectory, though the router does not know
-                self._outbox.add(self._applied_ack(guidance.id, None))
+                self._outbox.add(self._final_ack(guidance.id, "applied", None))
+            elif guidance.id in self._replaced:  # it arrives after what replaces it
+                self._outbox.add(self._final_ack(guidance.id, "superseded", None))
             self._notify()
         ack = Ack(
             id=new_id("ack"),
@@ -312,16 +332,26 @@ class Mailbox:
             self._stop_requested = True
         else:
             self._paused = guidance.control == "pause"
-        self._outbox.add(self._applied_ack(guidance.id, self._step))
+        self._outbox.add(self._final_ack(guidance.id, "applied", self._step))
         self._wake.set()
 
-    def _applied_ack(self, guidance: str, step: int | None) -> Ack:
-        """Its id follows from the guidance's, so that the outbox holds it once over all restarts."""
+    def _note_replaced(self, guidance: Guidance) -> None:
+        """What a newer text replaces is never due, unless it is in the context or expired already. This
+        follows from what is on disk, so it holds over restarts."""
+        old = guidance.replaces
+        if old is None or old in self._applied or _final_id(old, "expired") in self._outbox:
+            return
+        self._replaced.add(old)
+        self._outbox.add(self._final_ack(old, "superseded", self._step or None))
+        self._wake.set()
+
+    def _final_ack(self, guidance: str, status: FinalStatus, step: int | None) -> Ack:
+        """What became of guidance, for good."""
         return Ack(
-            id=f"{guidance}-applied",
+            id=_final_id(guidance, status),
             sent_at=time.time(),
             parent=guidance,
-            status="applied",
+            status=status,
             episode=self._episode,
             epoch=self._epoch,
             step=step,
@@ -336,3 +366,8 @@ class Mailbox:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._changed.wait()
+
+
+def _final_id(guidance: str, status: FinalStatus) -> str:
+    """Follows from the guidance's id, so that the outbox holds it once over all restarts."""
+    return f"{guidance}-{status}"

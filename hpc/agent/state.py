@@ -23,8 +23,8 @@ from hpc.trajectories.records import (
     Record,
     StepView,
 )
+from hpc.trajectories.stepview import view_of
 from hpc.trajectories.turns import answer_message, real_user, result_message
-from hpc.trajectories.views import view_of
 
 ELIDED = "[older output elided]"
 

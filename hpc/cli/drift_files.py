@@ -19,7 +19,7 @@ from hpc.trajectories.exchange import swe_agent
 from hpc.trajectories.exchange.source import sha256_of
 from hpc.trajectories.reader import Trajectory, stored_episodes
 from hpc.trajectories.records import EpisodeHeader, Record
-from hpc.trajectories.views import views_of
+from hpc.trajectories.stepview import views_of
 
 Budget = tuple[int, float]
 """Steps, and seconds of working time."""

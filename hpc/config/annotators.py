@@ -6,6 +6,7 @@ import re
 from typing import Literal
 from urllib.parse import urlsplit
 
+from hpc.config.attention import AttentionConfig
 from hpc.config.base import Config
 
 SLACK_API = "https://slack.com/api/"
@@ -71,6 +72,17 @@ class AnnotatorsConfig(Config):
     """slack: a channel; console: `hpc inbox` in a terminal only; none: no router at all."""
     slack: SlackConfig = SlackConfig()
     """The Slack app; read when kind is slack."""
+    attention: AttentionConfig = AttentionConfig()
+    """When and how often annotators are called."""
     tokens_file: str | None = None
     """File with SLACK_BOT_TOKEN= and SLACK_APP_TOKEN= lines, mode 0600, readable where the router
     runs; None: the environment variables of those names."""
+
+    def __post_init__(self) -> None:
+        if self.kind != "slack":
+            return
+        for target in self.attention.escalation.to:
+            if not (_USER.fullmatch(target) or _USERGROUP.fullmatch(target)):
+                raise ValueError(
+                    f"attention.escalation.to has {target!r}, each must be a user's (U…) or a user group's (S…) id"
+                )

@@ -76,7 +76,7 @@ class JudgedMonitor:
         self._monitor = monitor
         self._model = model
         self._config = config
-        self._prompt = _read_prompt(config.prompt)
+        self._prompt = judge_prompt(config.prompt)
         self._task = task
         self._views: list[StepView] = []
         self._used: dict[int, int] = {}  # step asked about -> tokens
@@ -208,7 +208,12 @@ def tokens_of(messages: Sequence[dict[str, Any]], response: ModelResponse) -> in
     return -(-len(said.encode(errors="replace")) // _BYTES_A_TOKEN)
 
 
-def _read_prompt(name: str) -> str:
+def judge_prompt(name: str) -> str:
+    """The judge's instructions.
+
+    Raises:
+        ConfigError: there is no such file in templates/prompts/judge/.
+    """
     folder = data_dir("templates") / "prompts" / "judge"
     path = folder / f"{name}.j2"
     if not path.is_file():

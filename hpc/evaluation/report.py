@@ -16,6 +16,7 @@ from hpc.core import files
 from hpc.core.errors import TrajectoryError
 from hpc.core.locate import data_dir
 from hpc.evaluation.timeline import LEGEND, draw, timeline_of
+from hpc.evaluation.words import clock, duration, score
 from hpc.rundir import RunDir
 from hpc.trajectories.reader import Trajectory, stored_episodes
 from hpc.trajectories.records import (
@@ -89,8 +90,19 @@ class EpisodeView(msgspec.Struct, frozen=True, kw_only=True):
         return [*(answer for call in self.calls for answer in call.answers), *self.unasked]
 
 
-def write_report(run: RunDir) -> Path:
+class Section(msgspec.Struct, frozen=True, kw_only=True):
+    """A table that the caller has made; the first column names the row."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def write_report(run: RunDir, sections: Sequence[Section] = ()) -> Path:
     """Write ``report/index.html`` of a run, in whatever state it is; its path.
+
+    Args:
+        sections: further tables, below that of the episodes.
 
     Raises:
         HpcError: the page cannot be written.
@@ -98,7 +110,8 @@ def write_report(run: RunDir) -> Path:
     wanted = range(int(run.read_manifest().get("episodes", 0)))
     views = [_load(run, index) for index in sorted({*wanted, *stored_episodes(run)})]
     files.write_text(
-        run.report, render(run.name, run.read_manifest(), run.read_config(), views, written_at=time.time())
+        run.report,
+        render(run.name, run.read_manifest(), run.read_config(), views, sections=sections, written_at=time.time()),
     )
     return run.report
 
@@ -174,25 +187,13 @@ def totals(views: Sequence[EpisodeView]) -> list[tuple[str, str]]:
     ]
 
 
-def duration(seconds: float | None) -> str:
-    """Seconds as people say them: 0.4 s, 12 s, 3 min 05 s, 2 h 10 min."""
-    if seconds is None:
-        return "–"
-    if seconds < 9.95:
-        return f"{max(seconds, 0.0):.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if not minutes:
-        return f"{rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
 def render(
     name: str,
     manifest: dict[str, Any],
     config: dict[str, Any],
     views: Sequence[EpisodeView],
     *,
+    sections: Sequence[Section] = (),
     written_at: float,
 ) -> str:
     """The page. Everything that comes from outside is escaped. Pure but for reading the template."""
@@ -206,13 +207,14 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"duration": duration, "score": _score, "clock": _clock}
+    environment.filters |= {"duration": duration, "score": score, "clock": clock}
     return environment.get_template("index.html.j2").render(
         name=name,
         facts=_facts(manifest, config),
         totals=totals(views),
         legend=LEGEND,
         views=views,
+        sections=sections,
         pictures={view.index: Markup(view.timeline) for view in views},  # made by us, escaped there
         written_at=written_at,
     )
@@ -230,7 +232,7 @@ def _facts(manifest: dict[str, Any], config: dict[str, Any]) -> list[tuple[str, 
         f"{manifest.get('apollo_hpc', '')} {str(git.get('commit', ''))[:12]}{' (changed)' if git.get('dirty') else ''}"
     )
     facts = [
-        ("launched", _clock(float(manifest["created_at"])) if "created_at" in manifest else ""),
+        ("launched", clock(float(manifest["created_at"])) if "created_at" in manifest else ""),
         ("by", "@".join(filter(None, (str(manifest.get("user", "")), str(manifest.get("host", "")))))),
         ("model", of("model", "name")),
         ("server", " ".join(filter(None, (of("server", "name"), of("server", "kind"))))),
@@ -272,11 +274,3 @@ def _help(record: GuidanceApplied, alerts: dict[str, float]) -> Help:
         applied_after=record.applied_at - record.sent_at,
         applied_step=record.applied_step,
     )
-
-
-def _score(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
-
-
-def _clock(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))

@@ -20,8 +20,10 @@ from hpc.wire.codec import encode
 from hpc.wire.inbox import (
     ANSWERS,
     Answer,
+    ClaimAlert,
     ListAlerts,
     ListEpisodes,
+    ReleaseAlert,
     Request,
     ResolveAlert,
     SendReply,
@@ -91,8 +93,16 @@ class InboxClient:
         annotator: str,
         kind: Literal["knowledge", "strategy", "correction"] = "strategy",
         control: Literal["pause", "resume", "stop"] | None = None,
+        valid_until_step: int | None = None,
+        valid_until: float | None = None,
+        replaces: str | None = None,
     ) -> tuple[str, GuidanceCard | None]:
-        """Answer an alert or guide an episode; the verdict and the reply as the router holds it."""
+        """Answer an alert or guide an episode; the verdict and the reply as the router holds it.
+
+        Args:
+            valid_until_step, valid_until: the agent shall not read it after this step, this Unix time.
+            replaces: id of an earlier reply that this one corrects.
+        """
         name = new_id("rq")
         answer = self._ask(
             SendReply(
@@ -104,6 +114,9 @@ class InboxClient:
                 text=text,
                 kind=kind,
                 control=control,
+                valid_until_step=valid_until_step,
+                valid_until=valid_until,
+                replaces=replaces,
             )
         )
         replies = _cards(answer.items, GuidanceCard)
@@ -111,6 +124,16 @@ class InboxClient:
         if answer.status == "duplicate":  # the first answer was lost and the request repeated
             return "too_late" if taken is not None and taken.state == "too_late" else "accepted", taken
         return answer.status, taken
+
+    def claim(self, alert: str, *, annotator: str) -> tuple[str, AlertCard | None]:
+        """Say that ``annotator`` will answer: "ok", "held" (by the card's owner), "not_open" or "unknown"."""
+        answer = self._ask(ClaimAlert(id=new_id("rq"), sent_at=time.time(), alert=alert, annotator=annotator))
+        return answer.status, next(iter(_cards(answer.items, AlertCard)), None)
+
+    def release(self, alert: str, *, annotator: str) -> tuple[str, AlertCard | None]:
+        """Give one's claim up: "ok", "not_open" (closed, or not one's own) or "unknown"."""
+        answer = self._ask(ReleaseAlert(id=new_id("rq"), sent_at=time.time(), alert=alert, annotator=annotator))
+        return answer.status, next(iter(_cards(answer.items, AlertCard)), None)
 
     def resolve(self, alert: str, *, annotator: str, verdict: Literal["resolved", "false_alarm"] = "resolved") -> str:
         """Close an alert without guidance: "ok", "not_open" or "unknown"."""

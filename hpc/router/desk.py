@@ -6,6 +6,7 @@ Everything is durable when a method returns, so a frontend may acknowledge to Sl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, Protocol
 
 import msgspec
@@ -14,6 +15,22 @@ from hpc.wire.messages import StepBrief
 
 Verdict = Literal["accepted", "duplicate", "too_late", "unknown"]
 """Of a reply: accepted for delivery; seen before; its episode has ended; no such episode."""
+
+
+ClaimResult = Literal["claimed", "held", "closed", "unknown"]
+"""Of a claim: the alert is the annotator's; somebody else's; closed already; no such alert."""
+
+Receipt = Literal["delivered", "applied", "too_late", "expired", "superseded"]
+"""What an annotator is told about a reply. The last four are final: it entered the agent's context; its
+episode has ended; it was too old when the agent could have read it; a newer text took its place first."""
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a claim, and whose the alert is until when (Unix seconds) if it is anybody's."""
+
+    result: ClaimResult
+    owner: str | None = None
+    until: float | None = None
 
 
 class EpisodeCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +50,17 @@ class EpisodeCard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AlertCard(msgspec.Struct, frozen=True, kw_only=True):
-    """An alert as an annotator sees it. ``state``: open, answered, resolved, false_alarm, expired."""
+    """An alert as an annotator sees it.
+
+    ``state``: open, answered, resolved, false_alarm, expired, or merged (into the open alert
+    ``merged_into``, which any reply to it answers). Of an alert that others were merged into, ``count``
+    is how many it stands for; ``reason``, ``score`` and ``evidence`` are the newest one's, ``step`` is
+    the first one's, ``last_step`` and ``last_at`` the newest one's.
+
+    ``owner`` has claimed it until ``claimed_until`` (of a closed one: had claimed it); anybody may answer
+    all the same, and ``closed_by`` is who did. ``held`` says why it was not shown by itself but left
+    to a digest. ``reference`` is the frontend's own name of its message.
+    """
 
     alert: str
     episode: str
@@ -48,6 +75,17 @@ class AlertCard(msgspec.Struct, frozen=True, kw_only=True):
     sent_at: float
     state: str
     earlier_guidance: list[str] = []
+    owner: str | None = None
+    claimed_until: float | None = None
+    count: int = 1
+    last_step: int = 0
+    last_at: float = 0.0
+    merged_into: str | None = None
+    held: Literal["quiet", "budget", "queue"] | None = None
+    escalated_to: list[str] = []
+    closed_by: str | None = None
+    closed_at: float | None = None
+    reference: str | None = None
 
 
 class GuidanceCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,26 +101,42 @@ class GuidanceCard(msgspec.Struct, frozen=True, kw_only=True):
     delivered_at: float | None
     applied_at: float | None
     applied_step: int | None
-    state: Literal["queued", "delivered", "applied", "too_late"]
+    state: Literal["queued", "delivered", "applied", "too_late", "expired", "superseded"]
+    kind: Literal["knowledge", "strategy", "correction", "control"] = "strategy"
+    control: Literal["pause", "resume", "stop"] | None = None
+    valid_until_step: int | None = None
+    valid_until: float | None = None
+    replaces: str | None = None
 
 
 class Post(msgspec.Struct, frozen=True, kw_only=True):
     """Something the frontend must publish, once, in order of ``priority`` (small first) then age.
 
-    ``kind``: thread (open the episode's thread), alert, receipt (delivered / applied / too_late of
-    one guidance), board (the thread's parent shows a new state; only the newest counts).
+    ``kind``:
+
+    - thread: open the episode's thread;
+    - alert: show ``alert`` in it; the reference becomes the alert's;
+    - update: the message of ``alert`` (``AlertCard.reference``) shows a new state: claimed, released,
+      merged, answered, closed; only the newest counts;
+    - escalation: call ``target`` (a user or a user group) to ``alert``, in the episode's thread;
+    - digest: list `Desk.digest`, what was held back, for all to see; of no episode (``episode`` is "")
+      and in no thread;
+    - receipt: what became of ``guidance`` (``status``);
+    - board: the thread's parent shows a new state; only the newest counts.
+
     ``attempted_at`` is set when a publication was begun and its result is unknown: look before
     publishing again.
     """
 
     post: str
-    kind: Literal["thread", "alert", "receipt", "board"]
+    kind: Literal["thread", "alert", "update", "escalation", "digest", "receipt", "board"]
     episode: str
     priority: int
     attempted_at: float | None = None
     alert: str | None = None
     guidance: str | None = None
-    status: Literal["delivered", "applied", "too_late"] | None = None
+    status: Receipt | None = None
+    target: str | None = None
 
 
 class Desk(Protocol):
@@ -97,7 +151,12 @@ class Desk(Protocol):
         ...
 
     def finish_post(self, post: str, reference: str) -> None:
-        """Note the published message. For kind "thread" ``reference`` becomes the episode's thread."""
+        """Note the published message. For kind "thread" ``reference`` becomes the episode's thread, for
+        kind "alert" the alert's reference."""
+        ...
+
+    def finish_posts(self, references: Mapping[str, str]) -> None:
+        """`finish_post` for many at once: a post's name -> its reference."""
         ...
 
     def drop_post(self, post: str, why: str) -> None:
@@ -112,7 +171,15 @@ class Desk(Protocol):
 
     def alerts(self, *, open_only: bool = True) -> list[AlertCard]: ...
 
+    def digest(self, post: str) -> list[AlertCard]:
+        """What a post of kind "digest" lists, oldest first; some may be closed by now."""
+        ...
+
     def guidance(self, guidance: str) -> GuidanceCard | None: ...
+
+    def guidance_of_key(self, key: str) -> GuidanceCard | None:
+        """The reply that the frontend knows as ``key``."""
+        ...
 
     def episode_of_thread(self, thread: str) -> str | None: ...
 
@@ -133,9 +200,28 @@ class Desk(Protocol):
         sent_at: float,
         kind: Literal["knowledge", "strategy", "correction", "control"] = "strategy",
         control: Literal["pause", "resume", "stop"] | None = None,
+        valid_until_step: int | None = None,
+        valid_until: float | None = None,
+        replaces: str | None = None,
     ) -> Verdict:
         """Take a reply in, once per ``key``. With ``alert`` None it belongs to the episode's newest
-        open alert, if there is one."""
+        open alert, if there is one.
+
+        The agent does not apply it after a step beyond ``valid_until_step`` nor after ``valid_until``
+        (Unix seconds): receipt "expired". ``replaces`` is the key (or the id) of an earlier reply that
+        this one corrects, such as the first text of an edited message: where that one has not entered
+        the agent's context yet, this one takes its place (receipt "superseded" of the earlier one);
+        else it goes out beside it.
+        """
+        ...
+
+    def claim(self, alert: str, annotator: str) -> Claim:
+        """Say that ``annotator`` will answer: the first claim wins, for the configured time; claiming
+        one's own alert again prolongs it. Replies of others are taken all the same."""
+        ...
+
+    def release(self, alert: str, annotator: str) -> bool:
+        """Give one's claim up; False when it is not this annotator's, or the alert is closed."""
         ...
 
     def resolve(self, alert: str, annotator: str, verdict: Literal["resolved", "false_alarm"]) -> bool:

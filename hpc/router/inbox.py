@@ -9,14 +9,17 @@ import msgspec
 
 from hpc.core.errors import HpcError
 from hpc.core.ids import new_id
+from hpc.router.desk import AlertCard, ClaimResult
 from hpc.router.journal import JournalDesk
 from hpc.wire.codec import encode
 from hpc.wire.inbox import (
     MAX_ANSWER,
     Answer,
     AnswerStatus,
+    ClaimAlert,
     ListAlerts,
     ListEpisodes,
+    ReleaseAlert,
     Request,
     ResolveAlert,
     SendReply,
@@ -33,7 +36,12 @@ def answer(desk: JournalDesk, request: Request) -> bytes:
     try:
         return encode(_carry_out(desk, request), limit=MAX_ANSWER)
     except HpcError as error:
-        return encode(_answer(request, "failed", reason=str(error)))
+        return failed(request, error)
+
+
+def failed(request: Request, error: HpcError) -> bytes:
+    """The frame that says that nothing was done, and why."""
+    return encode(_answer(request, "failed", reason=str(error)))
 
 
 def _carry_out(desk: JournalDesk, request: Request) -> Answer:
@@ -49,6 +57,14 @@ def _carry_out(desk: JournalDesk, request: Request) -> Answer:
             return _answer(request, "ok", [card, *desk.guidance_of_alert(request.alert)])
         case SendReply():
             return _reply(desk, request)
+        case ClaimAlert():
+            claim = desk.claim(request.alert, request.annotator)
+            return _answer(request, _CLAIMS[claim.result], _card(desk, request.alert))
+        case ReleaseAlert():
+            if desk.alert(request.alert) is None:
+                return _answer(request, "unknown")
+            released = desk.release(request.alert, request.annotator)
+            return _answer(request, "ok" if released else "not_open", _card(desk, request.alert))
         case ResolveAlert():
             if desk.alert(request.alert) is None:
                 return _answer(request, "unknown")
@@ -69,9 +85,20 @@ def _reply(desk: JournalDesk, request: SendReply) -> Answer:
         sent_at=request.sent_at,
         kind=request.kind,
         control=request.control,
+        valid_until_step=request.valid_until_step,
+        valid_until=request.valid_until,
+        replaces=request.replaces,
     )
     card = desk.guidance_of_key(request.key)
     return _answer(request, verdict, [card] if card is not None else [])
+
+
+_CLAIMS: dict[ClaimResult, AnswerStatus] = {"claimed": "ok", "held": "held", "closed": "not_open", "unknown": "unknown"}
+
+
+def _card(desk: JournalDesk, alert: str) -> list[AlertCard]:
+    card = desk.alert(alert)
+    return [] if card is None else [card]
 
 
 def _answer(request: Request, status: AnswerStatus, items: Iterable[msgspec.Struct] = (), reason: str = "") -> Answer:

@@ -5,30 +5,26 @@ Every public method is one transaction, durable when it returns.
 
 from __future__ import annotations
 
-import sqlite3
+import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
-from hpc.core.errors import AnnotatorError
-from hpc.core.ids import new_id
-from hpc.router.desk import AlertCard, EpisodeCard, GuidanceCard, Post, Verdict
+from hpc.config.attention import AttentionConfig
+from hpc.router.alerts import Alerts
+from hpc.router.annals import Annalist
+from hpc.router.desk import AlertCard, Claim, EpisodeCard, GuidanceCard, Post, Verdict
 from hpc.router.ledger import Ledger
 from hpc.router.posts import Posts
+from hpc.router.replies import Replies, Reply
 from hpc.router.state import Fact
+from hpc.router.stats import Annals
 from hpc.router.store import Store
-from hpc.wire.messages import Guidance, StepBrief
-
-MAX_REPLY = 100_000
-"""Longest reply, characters."""
+from hpc.wire.messages import Guidance
 
 LATE_SECONDS = 900.0
 """So long after its end an episode's thread is still read."""
-
-_evidence = msgspec.msgpack.Decoder(list[StepBrief])
 
 
 class JournalDesk:
@@ -38,6 +34,8 @@ class JournalDesk:
         on_reply: called with guidance right after it became durable, to be delivered.
         threads: whether an episode gets its thread as it starts or at its first alert.
         board_seconds: how often mere progress is shown anew.
+        attention: when and how often annotators are called.
+        verify: see `hpc.router.store.Store`.
 
     Raises:
         HpcError: another router has the journal open, or it cannot be used (so for all methods).
@@ -50,14 +48,17 @@ class JournalDesk:
         on_reply: Callable[[Guidance], None] = lambda guidance: None,
         threads: Literal["start", "alert"] = "start",
         board_seconds: float = 60.0,
+        attention: AttentionConfig | None = None,
+        verify: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store = Store(path)
-        self.generation = self._store.count_start()
+        self._store = Store(path, verify=verify)
         self.on_reply = on_reply
         self._clock = clock
         self._posts = Posts(self._store, clock=clock)
-        self._ledger = Ledger(self._store, self._posts, threads=threads, board_seconds=board_seconds)
+        self._alerts = Alerts(self._store, self._posts, attention=attention or AttentionConfig(), clock=clock)
+        self._replies = Replies(self._store, self._posts, self._alerts, clock=clock)
+        self._ledger = Ledger(self._store, self._posts, self._alerts, threads=threads, board_seconds=board_seconds)
 
     def close(self) -> None:
         """Release the journal."""
@@ -71,9 +72,7 @@ class JournalDesk:
 
     def pending(self) -> list[Guidance]:
         """Guidance still to be delivered, oldest first."""
-        return [
-            _guidance(row) for row in self._store.all("select * from guidance where state = 'queued' order by number")
-        ]
+        return self._replies.pending()
 
     def counts(self) -> dict[str, int]:
         """How many alerts are open, replies undelivered and posts due."""
@@ -83,11 +82,37 @@ class JournalDesk:
         )
         return {**(dict(row) if row is not None else {}), "posts_due": self._posts.count()}
 
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Make what is done inside one transaction: all or nothing, durable at the end."""
+        with self._store.transaction():
+            yield
+
+    def chronicle(self, run: str, annalist: Annalist) -> None:
+        """Let statistics know what is new: from the first Hello until an episode was last heard of."""
+        heard = self._store.one(
+            "select (select value from meta where name = 'hello_at') as since, max(seen_at) as until from episode"
+        )
+        until = heard["until"] if heard is not None and heard["until"] is not None else self._clock()
+        since = heard["since"] if heard is not None and heard["since"] is not None else until
+        mark = annalist.bookmark
+        alerts, last_alert = self._alerts.facts(mark.alert, mark.alerts)
+        replies, last_reply = self._replies.facts(mark.reply, mark.replies)
+        annalist.write(
+            Annals(run=run, since=since, until=until, alerts=alerts, replies=replies),
+            alert=max(mark.alert, last_alert),
+            reply=max(mark.reply, last_reply),
+        )
+
     # ---- what agents say
 
     def record(self, facts: Iterable[Fact]) -> None:
         """Record what agents said, as one transaction."""
         self._ledger.record(facts)
+
+    def attend(self) -> None:
+        """Do what time has made due: claims lapse, alerts escalate, digests are made."""
+        self._alerts.attend()
 
     def live_episodes(self) -> list[EpisodeCard]:
         """Episodes whose end is not recorded."""
@@ -104,8 +129,15 @@ class JournalDesk:
         self._posts.begin(post)
 
     def finish_post(self, post: str, reference: str) -> None:
-        """Note the published message; of kind "thread", ``reference`` becomes the episode's thread."""
+        """Note the published message; of kind "thread", ``reference`` becomes the episode's thread, of
+        kind "alert" the alert's reference."""
         self._posts.finish(post, reference)
+
+    def finish_posts(self, references: Mapping[str, str]) -> None:
+        """`finish_post` for many: a post's name -> its reference."""
+        with self.together():
+            for post, reference in references.items():
+                self._posts.finish(post, reference)
 
     def drop_post(self, post: str, why: str) -> None:
         """Give a post up. What needs a thread that can never be opened is given up with it; the next
@@ -148,50 +180,27 @@ class JournalDesk:
 
     def alert(self, alert: str) -> AlertCard | None:
         """One alert's card."""
-        row = self._store.one(f"{_ALERTS} where a.alert = ?", alert)
-        return None if row is None else self._alert_card(row)
+        return self._alerts.card(alert)
 
     def alerts(self, *, open_only: bool = True) -> list[AlertCard]:
         """Alerts, oldest first."""
-        clause = "where a.state = 'open'" if open_only else ""
-        return [self._alert_card(row) for row in self._store.all(f"{_ALERTS} {clause} order by a.number")]
+        return self._alerts.cards(open_only=open_only)
 
-    def _alert_card(self, row: sqlite3.Row) -> AlertCard:
-        earlier = self._store.all(
-            "select text from guidance where episode = ? and control is null and taken_at < ?"
-            " and state in ('delivered', 'applied') order by number",
-            *(row["episode"], row["stored_at"]),
-        )
-        return AlertCard(
-            alert=row["alert"],
-            episode=row["episode"],
-            run=row["run"],
-            task=row["task"],
-            detector=row["detector"],
-            score=row["score"],
-            step=row["step"],
-            reason=row["reason"],
-            priority=row["priority"],
-            evidence=_evidence.decode(row["evidence"]),
-            sent_at=row["sent_at"],
-            state=row["state"],
-            earlier_guidance=[text["text"] for text in earlier],
-        )
+    def digest(self, post: str) -> list[AlertCard]:
+        """What a post of kind "digest" lists, oldest first."""
+        return self._alerts.digest(post)
 
     def guidance(self, guidance: str) -> GuidanceCard | None:
         """One reply's card."""
-        row = self._store.one("select * from guidance where guidance = ?", guidance)
-        return None if row is None else _guidance_card(row)
+        return self._replies.card(guidance)
 
     def guidance_of_key(self, key: str) -> GuidanceCard | None:
         """The reply that the frontend knows as ``key``."""
-        row = self._store.one("select * from guidance where key = ?", key)
-        return None if row is None else _guidance_card(row)
+        return self._replies.card_of_key(key)
 
     def guidance_of_alert(self, alert: str) -> list[GuidanceCard]:
         """The replies to an alert, oldest first."""
-        rows = self._store.all("select * from guidance where alert = ? order by number", alert)
-        return [_guidance_card(row) for row in rows]
+        return self._replies.cards_of_alert(alert)
 
     def episode_of_thread(self, thread: str) -> str | None:
         """Whose thread it is."""
@@ -224,110 +233,46 @@ class JournalDesk:
         sent_at: float,
         kind: Literal["knowledge", "strategy", "correction", "control"] = "strategy",
         control: Literal["pause", "resume", "stop"] | None = None,
+        valid_until_step: int | None = None,
+        valid_until: float | None = None,
+        replaces: str | None = None,
     ) -> Verdict:
         """Take a reply in, once per ``key``.
 
-        A reply without an alert answers the episode's newest open one, if there is one; control
-        messages answer none. ``alert`` must be the episode's own, else the verdict is "unknown".
+        A reply without an alert answers the one that the reply it ``replaces`` answered, else the
+        episode's newest open one, if there is one; control messages answer none. ``alert`` must be the
+        episode's own, else the verdict is "unknown".
 
         Raises:
-            AnnotatorError: the text is longer than `MAX_REPLY`.
+            AnnotatorError: the text is longer than `hpc.router.replies.MAX_REPLY`.
         """
-        if len(text) > MAX_REPLY:
-            raise AnnotatorError(
-                f"the reply has {len(text)} characters, the limit is {MAX_REPLY}", "put it in a file and send its path"
+        verdict, guidance = self._replies.take(
+            Reply(
+                key=key,
+                episode=episode,
+                alert=alert,
+                annotator=annotator,
+                text=text,
+                sent_at=sent_at,
+                kind=kind,
+                control=control,
+                valid_until_step=valid_until_step,
+                valid_until=valid_until,
+                replaces=replaces,
             )
-        text = text.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored or sent
-        with self._store.transaction():
-            verdict, guidance = self._take(key, episode, alert, annotator, text, sent_at, kind, control)
+        )
         if guidance is not None:
             self.on_reply(guidance)
         return verdict
 
-    def _take(
-        self,
-        key: str,
-        episode: str,
-        alert: str | None,
-        annotator: str,
-        text: str,
-        sent_at: float,
-        kind: str,
-        control: str | None,
-    ) -> tuple[Verdict, Guidance | None]:
-        if self._store.one("select 1 from guidance where key = ?", key) is not None:
-            return "duplicate", None
-        owner = self._store.one("select ended_at from episode where episode = ?", episode)
-        if owner is None:
-            return "unknown", None
-        if alert is not None:
-            if self._store.one("select 1 from alert where alert = ? and episode = ?", alert, episode) is None:
-                return "unknown", None
-        elif control is None:
-            newest = self._store.one(
-                "select alert from alert where episode = ? and state = 'open' order by number desc", episode
-            )
-            alert = newest["alert"] if newest is not None else None
-        late = owner["ended_at"] is not None
-        guidance = new_id("gu")
-        self._store.run(
-            "insert into guidance (guidance, key, episode, alert, annotator, text, kind, control, sent_at, taken_at,"
-            " state) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            *(guidance, key, episode, alert, annotator, text, "control" if control else kind, control, sent_at),
-            *(self._clock(), "too_late" if late else "queued"),
-        )
-        if late:
-            self._posts.receipt(episode, guidance, "too_late")
-            return "too_late", None
-        if alert is not None and control is None:
-            self._store.run(
-                "update alert set state = 'answered', closed_by = ? where alert = ? and state = 'open'",
-                *(annotator, alert),
-            )
-            self._posts.want_board(episode)
-        row = self._store.one("select * from guidance where guidance = ?", guidance)
-        return "accepted", None if row is None else _guidance(row)
+    def claim(self, alert: str, annotator: str) -> Claim:
+        """Say that ``annotator`` will answer; the first claim wins."""
+        return self._alerts.claim(alert, annotator)
+
+    def release(self, alert: str, annotator: str) -> bool:
+        """Give one's claim up; False when it is not this annotator's, or the alert is closed."""
+        return self._alerts.release(alert, annotator)
 
     def resolve(self, alert: str, annotator: str, verdict: Literal["resolved", "false_alarm"]) -> bool:
         """Close an alert without guidance; False when it is not open."""
-        with self._store.transaction():
-            closed = self._store.run(
-                "update alert set state = ?, closed_by = ? where alert = ? and state = 'open'",
-                *(verdict, annotator, alert),
-            )
-            row = self._store.one("select episode from alert where alert = ?", alert)
-            if closed and row is not None:
-                self._posts.want_board(row["episode"])
-        return bool(closed)
-
-
-_ALERTS = "select a.*, e.run as run from alert a join episode e using (episode)"
-
-
-def _guidance(row: sqlite3.Row) -> Guidance:
-    return Guidance(
-        id=row["guidance"],
-        sent_at=row["sent_at"],
-        episode=row["episode"],
-        alert=row["alert"],
-        annotator=row["annotator"],
-        text=row["text"],
-        kind=row["kind"],
-        control=row["control"],
-    )
-
-
-def _guidance_card(row: sqlite3.Row) -> GuidanceCard:
-    return GuidanceCard(
-        guidance=row["guidance"],
-        key=row["key"],
-        episode=row["episode"],
-        alert=row["alert"],
-        annotator=row["annotator"],
-        text=row["text"],
-        sent_at=row["sent_at"],
-        delivered_at=row["delivered_at"],
-        applied_at=row["applied_at"],
-        applied_step=row["applied_step"],
-        state=row["state"],
-    )
+        return self._alerts.resolve(alert, annotator, verdict)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-import msgspec
-
+from hpc.router.alerts import Alerts
 from hpc.router.posts import Posts
-from hpc.router.state import Applied, Delivered, Ended, Fact, Joined, Missed, Moved, Raised
+from hpc.router.state import Applied, Delivered, Ended, Fact, Joined, Missed, Moved, Raised, Unused
 from hpc.router.store import Store
 
 ENDED = ("finished", "truncated", "failed", "stopped")
@@ -23,9 +22,12 @@ class Ledger:
         board_seconds: how often mere progress is shown anew.
     """
 
-    def __init__(self, store: Store, posts: Posts, *, threads: Literal["start", "alert"], board_seconds: float) -> None:
+    def __init__(
+        self, store: Store, posts: Posts, alerts: Alerts, *, threads: Literal["start", "alert"], board_seconds: float
+    ) -> None:
         self._store = store
         self._posts = posts
+        self._alerts = alerts
         self._threads = threads
         self._board_seconds = board_seconds
 
@@ -40,13 +42,15 @@ class Ledger:
             case Joined():
                 self._joined(fact)
             case Raised():
-                self._raised(fact)
+                self._alerts.raised(fact.alert, fact.at)
             case Moved():
                 self._moved(fact)
             case Delivered():
                 self._delivered(fact)
             case Applied():
                 self._applied(fact)
+            case Unused():
+                self._unused(fact)
             case Missed():
                 self._missed(fact)
             case Ended():
@@ -67,24 +71,12 @@ class Ledger:
         self._store.run(
             "update episode set epoch = ?, seen_at = ? where episode = ?", *(hello.epoch, fact.at, hello.episode)
         )
-        if new and self._threads == "start":
-            self._posts.want_thread(hello.episode)
+        if new:
+            self._store.run("insert or ignore into meta values ('hello_at', ?)", int(fact.at))
+            if self._threads == "start":
+                self._posts.want_thread(hello.episode)
         if back:
             self._posts.want_board(hello.episode)
-
-    def _raised(self, fact: Raised) -> None:
-        alert = fact.alert
-        episode = self._store.one("select ended_at from episode where episode = ?", alert.episode)
-        over = episode is None or episode["ended_at"] is not None
-        new = self._store.run(
-            "insert or ignore into alert (alert, episode, task, detector, score, step, reason, priority, evidence,"
-            " sent_at, stored_at, state) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            *(alert.id, alert.episode, alert.task, alert.detector, alert.score, alert.step, alert.reason),
-            *(alert.priority, msgspec.msgpack.encode(alert.evidence), alert.sent_at, fact.at),
-            "expired" if over else "open",
-        )
-        if new and not over:
-            self._posts.alert(alert.episode, alert.id, alert.priority)
 
     def _moved(self, fact: Moved) -> None:
         progress = fact.progress
@@ -117,6 +109,15 @@ class Ledger:
         if changed:
             self._posts.receipt(fact.episode, fact.guidance, "applied")
 
+    def _unused(self, fact: Unused) -> None:
+        changed = self._store.run(
+            "update guidance set state = ?, delivered_at = coalesce(delivered_at, ?)"
+            " where guidance = ? and episode = ? and state in ('queued', 'delivered')",
+            *(fact.status, fact.at, fact.guidance, fact.episode),
+        )
+        if changed:
+            self._posts.receipt(fact.episode, fact.guidance, fact.status)
+
     def _missed(self, fact: Missed) -> None:
         changed = self._store.run(
             "update guidance set state = 'too_late' where guidance = ? and episode = ? and state = 'queued'",
@@ -133,8 +134,7 @@ class Ledger:
         )
         if not ended:
             return
-        self._store.run("update alert set state = 'expired' where episode = ? and state = 'open'", fact.episode)
-        self._posts.withdraw_alerts(fact.episode)
+        self._alerts.expire(fact.episode, fact.at)
         missed = self._store.all(
             "select guidance from guidance where episode = ? and state in ('queued', 'delivered')", fact.episode
         )

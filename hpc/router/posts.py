@@ -13,16 +13,21 @@ from collections.abc import Callable
 from typing import Literal
 
 from hpc.core.ids import new_id
-from hpc.router.desk import Post
+from hpc.router.desk import Post, Receipt
 from hpc.router.store import Store
 
 RECEIPT_PRIORITY = 0
+ESCALATION_PRIORITY = 1
 ALERT_PRIORITY = {"ask": 1, "drift": 2, "milestone": 3}
+DIGEST_PRIORITY = 3
 THREAD_PRIORITY = 4
-BOARD_PRIORITY = 5
+UPDATE_PRIORITY = 5
+BOARD_PRIORITY = 6
 
 _DUE = (
-    "from post p join episode e using (episode) where p.done_at is null and (p.kind = 'thread' or e.thread is not null)"
+    "from post p left join episode e using (episode) left join alert a using (alert) where p.done_at is null"
+    " and (p.kind in ('thread', 'digest') or e.thread is not null)"
+    " and (p.kind <> 'update' or a.reference is not null)"
 )
 
 
@@ -52,7 +57,8 @@ class Posts:
             self._store.run("update post set attempted_at = ? where post = ? and done_at is null", self._clock(), post)
 
     def finish(self, post: str, reference: str) -> None:
-        """Note the published message; of kind "thread", ``reference`` becomes the episode's thread."""
+        """Note the published message; of kind "thread", ``reference`` becomes the episode's thread, of
+        kind "alert" the alert's reference: it has been shown, and begins to wait for an answer."""
         with self._store.transaction():
             self._store.run(
                 "update post set done_at = ?, reference = ? where post = ? and done_at is null",
@@ -63,15 +69,24 @@ class Posts:
                 " (select episode from post where post = ? and kind = 'thread')",
                 *(reference, post),
             )
+            self._store.run(
+                "update alert set reference = ?, waiting_since = ? where alert ="
+                " (select alert from post where post = ? and kind = 'alert')",
+                *(reference, self._clock(), post),
+            )
         self._changed.set()
 
     def drop(self, post: str, why: str) -> None:
         """Give a post up. What needs a thread that can never be opened is given up with it; the next
         alert tries anew."""
         with self._store.transaction():
-            row = self._store.one("select kind, episode from post where post = ?", post)
+            row = self._store.one("select kind, episode, alert from post where post = ?", post)
             if row is None:
                 return
+            if row["kind"] == "alert":  # without its message there is nothing to bring up to date
+                self._store.run(
+                    "delete from post where alert = ? and kind = 'update' and done_at is null", row["alert"]
+                )
             condition, value = ("episode", row["episode"]) if row["kind"] == "thread" else ("post", post)
             self._store.run(
                 f"update post set done_at = ?, dropped = ? where {condition} = ? and done_at is null",
@@ -116,10 +131,49 @@ class Posts:
         self._add("alert", episode, ALERT_PRIORITY[priority], alert=alert)
         self.want_board(episode)
 
+    def waiting_alerts(self, limit: int) -> int:
+        """How many alerts wait to be published, counted up to ``limit``."""
+        row = self._store.one(
+            "select count(*) as posts from (select 1 from post where kind = 'alert' and done_at is null limit ?)", limit
+        )
+        return int(row["posts"]) if row is not None else 0
+
+    def want_update(self, alert: str) -> None:
+        """The message of an alert shall be brought up to date, if there is one or one is under way."""
+        shown = self._store.one(
+            "select episode from post where alert = ? and kind = 'alert' and dropped is null"
+            " and (done_at is not null or attempted_at is not null)",
+            alert,
+        ) or self._store.one("select episode from alert where alert = ? and reference is not null", alert)
+        if shown is None:
+            return  # it will be published with the newest state
+        self._store.run("delete from post where alert = ? and kind = 'update' and done_at is null", alert)
+        self._add("update", shown["episode"], UPDATE_PRIORITY, alert=alert)
+
+    def escalation(self, episode: str, alert: str, target: str) -> None:
+        """``target`` shall be called to an alert."""
+        self.want_thread(episode, ESCALATION_PRIORITY)
+        self._add("escalation", episode, ESCALATION_PRIORITY, alert=alert, target=target)
+
+    def withdraw_escalations(self, alert: str) -> None:
+        """Nobody needs to be called any more: somebody has taken care of the alert."""
+        self._store.run(
+            "delete from post where alert = ? and kind = 'escalation' and done_at is null and attempted_at is null",
+            alert,
+        )
+
+    def digest(self) -> str:
+        """The post of the digest that is to be published next; made if there is none."""
+        row = self._store.one(
+            "select post from post where kind = 'digest' and done_at is null and attempted_at is null"
+        )
+        return str(row["post"]) if row is not None else self._add("digest", "", DIGEST_PRIORITY)
+
     def withdraw_alerts(self, episode: str) -> None:
         """Alerts that nobody has seen yet need not be shown any more."""
         self._store.run(
-            "delete from post where episode = ? and kind = 'alert' and done_at is null and attempted_at is null",
+            "delete from post where episode = ? and kind in ('alert', 'escalation') and done_at is null"
+            " and attempted_at is null",
             episode,
         )
 
@@ -127,7 +181,7 @@ class Posts:
         """Seconds since the episode's state was last to be shown."""
         return now - self._board_at.get(episode, 0.0)
 
-    def receipt(self, episode: str, guidance: str, status: Literal["delivered", "applied", "too_late"]) -> None:
+    def receipt(self, episode: str, guidance: str, status: Receipt) -> None:
         """The annotator shall see what became of a reply."""
         self._add("receipt", episode, RECEIPT_PRIORITY, guidance=guidance, status=status)
 
@@ -140,12 +194,16 @@ class Posts:
         alert: str | None = None,
         guidance: str | None = None,
         status: str | None = None,
-    ) -> None:
+        target: str | None = None,
+    ) -> str:
+        post = new_id("po")
         self._store.run(
-            "insert into post (post, kind, episode, priority, alert, guidance, status) values (?, ?, ?, ?, ?, ?, ?)",
-            *(new_id("po"), kind, episode, priority, alert, guidance, status),
+            "insert into post (post, kind, episode, priority, alert, guidance, status, target)"
+            " values (?, ?, ?, ?, ?, ?, ?, ?)",
+            *(post, kind, episode, priority, alert, guidance, status, target),
         )
         self._changed.set()
+        return post
 
 
 def _post(row: sqlite3.Row) -> Post:
@@ -158,4 +216,5 @@ def _post(row: sqlite3.Row) -> Post:
         alert=row["alert"],
         guidance=row["guidance"],
         status=row["status"],
+        target=row["target"],
     )

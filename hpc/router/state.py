@@ -77,6 +77,15 @@ class Applied(msgspec.Struct, frozen=True):
     at: float
 
 
+class Unused(msgspec.Struct, frozen=True):
+    """Record that guidance will never enter its agent's context: too old, or another took its place."""
+
+    guidance: str
+    episode: str
+    status: Literal["expired", "superseded"]
+    at: float
+
+
 class Missed(msgspec.Struct, frozen=True):
     """Record that guidance came after the end of its episode."""
 
@@ -95,7 +104,7 @@ class Ended(msgspec.Struct, frozen=True):
     at: float
 
 
-Fact = Joined | Raised | Moved | Delivered | Applied | Missed | Ended
+Fact = Joined | Raised | Moved | Delivered | Applied | Unused | Missed | Ended
 Effect = Send | Fact
 
 
@@ -163,8 +172,11 @@ class RouterState:
             self.enqueue(guidance)
 
     def enqueue(self, guidance: Guidance) -> None:
-        """Guidance that the journal holds and the next `tick` shall send."""
-        self._queues.setdefault(guidance.episode, _Queue({})).waiting[guidance.id] = guidance
+        """Guidance that the journal holds and the next `tick` shall send, in the stead of what it replaces."""
+        queue = self._queues.setdefault(guidance.episode, _Queue({}))
+        if guidance.replaces is not None and queue.waiting.pop(guidance.replaces, None) is not None:
+            self._hasten(guidance.episode)
+        queue.waiting[guidance.id] = guidance
 
     def forget(self, episode: str) -> None:
         """Deliver nothing more to an episode: it has ended."""
@@ -250,7 +262,7 @@ class RouterState:
         return [Raised(alert, now), self._stored(route, alert.id)]
 
     def _ack(self, route: bytes, ack: Ack, now: float) -> list[Effect]:
-        if ack.status not in ("delivered", "applied", "too_late"):
+        if ack.status in ("ready", "stored"):
             return [self.reject(route, ack.id, "malformed", f"an agent does not say {ack.status}")]
         queue = self._queues.get(ack.episode)
         if queue is not None and queue.waiting.pop(ack.parent, None) is not None:
@@ -259,6 +271,8 @@ class RouterState:
                 self.forget(ack.episode)
         if ack.status == "delivered":
             return [Delivered(ack.parent, ack.episode, ack.sent_at)]
+        if ack.status in ("expired", "superseded"):
+            return [Unused(ack.parent, ack.episode, ack.status, ack.sent_at), self._stored(route, ack.id)]
         if ack.status == "too_late":
             return [Missed(ack.parent, ack.episode, now)]
         return [Applied(ack.parent, ack.episode, ack.step, ack.sent_at), self._stored(route, ack.id)]

@@ -3,21 +3,21 @@
 Write-ahead log with ``synchronous=FULL``: what was committed is on the disk. The exclusive locking
 mode keeps the index of the log in the process's memory instead of a shared mapping, which is what
 lets the file lie on a network filesystem: the journal is in the run directory, so a router that is
-started again on another node finds every message that was ever acknowledged. It is also the lock
-that forbids a second router.
+started again on another node finds every message that was ever acknowledged. Which router may open
+which file is the business of `hpc.router.succession`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from hpc.core.errors import HpcError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = """
 create table if not exists meta (name text primary key, value integer not null) without rowid;
@@ -30,36 +30,82 @@ create unique index if not exists episode_thread on episode (thread);
 create table if not exists alert (
     number integer primary key, alert text not null unique, episode text not null, task text not null,
     detector text not null, score real not null, step integer not null, reason text not null,
-    priority text not null, evidence blob not null, sent_at real not null, stored_at real not null,
-    state text not null, closed_by text
+    priority text not null, sent_at real not null, stored_at real not null,
+    state text not null, closed_by text, closed_at real, owner text, claimed_until real,
+    merged_into text, merged integer not null default 0, held text, digest text,
+    waiting_since real, escalated_to text not null default '[]', reference text,
+    evidence blob not null
 );
-create index if not exists alert_open on alert (episode) where state = 'open';
+drop index if exists alert_open;
+create index if not exists alert_waiting on alert (episode, detector) where state = 'open';
+create index if not exists alert_merged on alert (merged_into) where merged_into is not null;
+create index if not exists alert_held on alert (number)
+    where state = 'open' and held is not null and digest is null;
+create index if not exists alert_shown on alert (stored_at)
+    where priority = 'drift' and held is null and merged_into is null;
 create table if not exists guidance (
     number integer primary key, guidance text not null unique, key text not null unique,
     episode text not null, alert text, annotator text not null, text text not null, kind text not null,
     control text, sent_at real not null, taken_at real not null, delivered_at real, applied_at real,
-    applied_step integer, state text not null
+    applied_step integer, state text not null, valid_until_step integer, valid_until real, replaces text
 );
 create index if not exists guidance_episode on guidance (episode);
+create index if not exists guidance_replaces on guidance (replaces) where replaces is not null;
 create table if not exists post (
     number integer primary key, post text not null unique, kind text not null, episode text not null,
     priority integer not null, attempted_at real, alert text, guidance text, status text,
-    done_at real, reference text, dropped text
+    done_at real, reference text, dropped text, target text
 );
+create index if not exists post_alerts_waiting on post (number) where kind = 'alert' and done_at is null;
+create index if not exists post_alert on post (alert) where alert is not null;
 create index if not exists post_due on post (priority, number) where done_at is null;
 create index if not exists post_episode on post (episode) where done_at is null;
 """
+
+_SETTINGS = (
+    "locking_mode=exclusive",
+    "journal_mode=wal",
+    "synchronous=full",
+    "cache_size=-32768",  # KiB: a batch touches the rows of hundreds of episodes
+    "wal_autocheckpoint=4000",  # pages, 16 MB
+)
+
+_MIGRATIONS = {
+    1: """
+alter table alert add column closed_at real;
+alter table alert add column owner text;
+alter table alert add column claimed_until real;
+alter table alert add column merged_into text;
+alter table alert add column merged integer not null default 0;
+alter table alert add column held text;
+alter table alert add column digest text;
+alter table alert add column waiting_since real;
+alter table alert add column escalated_to text not null default '[]';
+alter table alert add column reference text;
+update alert set reference = (select reference from post where post.alert = alert.alert and kind = 'alert'
+    and dropped is null), waiting_since = stored_at;
+alter table guidance add column valid_until_step integer;
+alter table guidance add column valid_until real;
+alter table guidance add column replaces text;
+alter table post add column target text;
+""",
+}
+"""What makes a journal of one version one of the next."""
 
 
 class Store:
     """One open journal file.
 
+    Args:
+        verify: called after each commit, before anybody learns of it; raises where nobody may.
+
     Raises:
         HpcError: another router has it open, it is damaged, or the disk is full (so for all methods).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, verify: Callable[[], None] = lambda: None) -> None:
         self.path = path
+        self._verify = verify
         self._depth = 0
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -74,25 +120,32 @@ class Store:
             raise
 
     def _prepare(self) -> None:
-        for statement in ("locking_mode=exclusive", "journal_mode=wal", "synchronous=full"):
+        if self.one("select 1 from sqlite_master") is None:
+            self.run("pragma auto_vacuum=incremental")  # only a new file takes it; an inherited one has it
+        for statement in _SETTINGS:
             self.run(f"pragma {statement}")
         with self.transaction():
-            for statement in filter(str.strip, _SCHEMA.split(";")):
-                self.run(statement)
-            self.run("insert or ignore into meta values ('schema', ?)", SCHEMA_VERSION)
-        found = self.one("select value from meta where name = 'schema'")
-        if found is None or found["value"] != SCHEMA_VERSION:
-            raise HpcError(
-                f"the journal {self.path} has another format than this version writes",
-                "serve the run with the version that made it",
-            )
+            version = self._version()
+            if not 1 <= version <= SCHEMA_VERSION:
+                raise HpcError(
+                    f"the journal {self.path} has format {version}, this version writes {SCHEMA_VERSION}",
+                    "serve the run with the version that made it, or a newer one",
+                )
+            for older in range(version, SCHEMA_VERSION):
+                self._run_all(_MIGRATIONS[older])
+            self._run_all(_SCHEMA)
+            self.run("insert or replace into meta values ('schema', ?)", SCHEMA_VERSION)
 
-    def count_start(self) -> int:
-        """The generation of this start: one more than the last."""
-        with self.transaction():
-            self.run("insert into meta values ('generation', 1) on conflict (name) do update set value = value + 1")
-        row = self.one("select value from meta where name = 'generation'")
-        return int(row["value"]) if row is not None else 1
+    def _version(self) -> int:
+        """The format of the file; that of this version where it is new."""
+        if self.one("select 1 from sqlite_master where name = 'meta'") is None:
+            return SCHEMA_VERSION
+        found = self.one("select value from meta where name = 'schema'")
+        return int(found["value"]) if found is not None else 0
+
+    def _run_all(self, script: str) -> None:
+        for statement in filter(str.strip, script.split(";")):
+            self.run(statement)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -106,6 +159,7 @@ class Store:
             yield
             self._depth = 0
             self.run("commit")
+            self._verify()
         except BaseException:
             self._depth = 0
             with contextlib.suppress(sqlite3.Error):

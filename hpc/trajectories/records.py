@@ -231,7 +231,11 @@ class AlertRaised(msgspec.Struct, frozen=True, kw_only=True, tag="alert"):
 
 
 class GuidanceApplied(msgspec.Struct, frozen=True, kw_only=True, tag="guidance"):
-    """Guidance entered the context, as a ``<real_user>`` turn after step ``applied_step``."""
+    """Guidance entered the context, as a ``<real_user>`` turn after step ``applied_step``.
+
+    The annotator had it valid up to the step ``valid_until_step`` and the time ``valid_until``, and
+    meant it in the stead of the guidance ``replaces``, where these are given.
+    """
 
     id: str
     alert_id: str | None
@@ -242,6 +246,9 @@ class GuidanceApplied(msgspec.Struct, frozen=True, kw_only=True, tag="guidance")
     delivered_at: float
     applied_at: float
     applied_step: int
+    valid_until_step: int | None = None
+    valid_until: float | None = None
+    replaces: str | None = None
 
 
 class OutcomeReached(msgspec.Struct, frozen=True, kw_only=True, tag="outcome"):

@@ -13,7 +13,7 @@ from hpc.wire.messages import Envelope, Reject
 
 MAX_ANSWER = 16 * 1024 * 1024  # bytes
 
-AnswerStatus = Literal["ok", "accepted", "duplicate", "too_late", "unknown", "not_open", "failed"]
+AnswerStatus = Literal["ok", "accepted", "duplicate", "too_late", "unknown", "not_open", "held", "failed"]
 
 
 class ListAlerts(Envelope, frozen=True, kw_only=True):
@@ -36,6 +36,7 @@ class SendReply(Envelope, frozen=True, kw_only=True):
     """Client -> router: a reply, taken once per ``key``; the item is its guidance card.
 
     ``target`` is an alert, or an episode: then it answers the newest open alert, if there is one.
+    ``replaces`` is the id or key of an earlier reply that this one corrects.
     """
 
     target: str
@@ -44,6 +45,23 @@ class SendReply(Envelope, frozen=True, kw_only=True):
     text: str
     kind: Literal["knowledge", "strategy", "correction", "control"] = "strategy"
     control: Literal["pause", "resume", "stop"] | None = None
+    valid_until_step: int | None = None
+    valid_until: float | None = None
+    replaces: str | None = None
+
+
+class ClaimAlert(Envelope, frozen=True, kw_only=True):
+    """Client -> router: this annotator will answer the alert; the item is its alert card."""
+
+    alert: str
+    annotator: str
+
+
+class ReleaseAlert(Envelope, frozen=True, kw_only=True):
+    """Client -> router: this annotator will not answer it after all; the item is its alert card."""
+
+    alert: str
+    annotator: str
 
 
 class ResolveAlert(Envelope, frozen=True, kw_only=True):
@@ -60,7 +78,8 @@ class StopRouter(Envelope, frozen=True, kw_only=True):
 
 class Answer(Envelope, frozen=True, kw_only=True):
     """Router -> client. ``status``: ok; accepted, duplicate, too_late, unknown (to a reply);
-    unknown, not_open (to show or resolve); failed (``reason`` says why)."""
+    unknown, not_open (to show, claim, release or resolve); held (somebody else has claimed it);
+    failed (``reason`` says why)."""
 
     parent: str
     status: AnswerStatus
@@ -68,7 +87,7 @@ class Answer(Envelope, frozen=True, kw_only=True):
     items: list[dict[str, Any]] = []
 
 
-Request = ListAlerts | ListEpisodes | ShowAlert | SendReply | ResolveAlert | StopRouter
+Request = ListAlerts | ListEpisodes | ShowAlert | SendReply | ClaimAlert | ReleaseAlert | ResolveAlert | StopRouter
 
 REQUESTS: Codec[Request] = Codec(Request)
 """The codec of what the router receives on its inbox socket."""

@@ -63,7 +63,12 @@ class Alert(Envelope, frozen=True, kw_only=True):
 
 class Guidance(Envelope, frozen=True, kw_only=True):
     """Router -> agent, acknowledged with Ack{delivered} once it is durable there, and with
-    Ack{applied} when it entered the context. ``control`` is set on pause, resume and stop."""
+    Ack{applied} when it entered the context. ``control`` is set on pause, resume and stop.
+
+    It must not enter the context after a step beyond ``valid_until_step`` nor after ``valid_until``
+    (Unix seconds, by the agent's clock): Ack{expired}. ``replaces`` is the id of the guidance in whose
+    stead it comes; where that one has not entered the context yet, it never does: Ack{superseded}.
+    """
 
     episode: str
     alert: str | None
@@ -71,18 +76,27 @@ class Guidance(Envelope, frozen=True, kw_only=True):
     text: str
     kind: Literal["knowledge", "strategy", "correction", "control"] = "strategy"
     control: Literal["pause", "resume", "stop"] | None = None
+    valid_until_step: int | None = None
+    valid_until: float | None = None
+    replaces: str | None = None
+
+    def is_over(self, *, step: int, now: float) -> bool:
+        """Whether it is too old to enter the context after ``step`` at the time ``now``."""
+        return (self.valid_until_step is not None and step > self.valid_until_step) or (
+            self.valid_until is not None and now > self.valid_until
+        )
 
 
 class Ack(Envelope, frozen=True, kw_only=True):
     """Either way. ``parent`` is the id of the message acknowledged.
 
-    The router says ready (to Hello) and stored (Alert, Bye, Ack{applied}); an agent says delivered,
-    applied and too_late (to Guidance). An agent's Acks name its ``episode`` and ``epoch``; ``step``
-    is set with applied.
+    The router says ready (to Hello) and stored (Alert, Bye, and the Acks that are final for guidance);
+    an agent says delivered and too_late, and applied, expired or superseded as the last word (to
+    Guidance). An agent's Acks name its ``episode`` and ``epoch``; ``step`` is set with the last three.
     """
 
     parent: str
-    status: Literal["ready", "stored", "delivered", "applied", "too_late"]
+    status: Literal["ready", "stored", "delivered", "applied", "too_late", "expired", "superseded"]
     episode: str = ""
     epoch: int = 0
     step: int | None = None

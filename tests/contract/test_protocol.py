@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from hpc.agent import mailbox
-from hpc.router import desk, journal
+from hpc.router import desk, replies
 from hpc.wire import client, codec, discovery, inbox, messages
 from tests.integration.router_support import RouterProcess, make_run, wait_until
 
@@ -34,6 +34,8 @@ INBOX_MESSAGES = [
     inbox.ListEpisodes,
     inbox.ShowAlert,
     inbox.SendReply,
+    inbox.ClaimAlert,
+    inbox.ReleaseAlert,
     inbox.ResolveAlert,
     inbox.StopRouter,
     inbox.Answer,
@@ -155,7 +157,7 @@ def test_limits_and_times_are_those_of_the_code() -> None:
     assert {name: float(value) for name, value in rows} == {
         "message": messages.MAX_MESSAGE,
         "answer (inbox socket)": inbox.MAX_ANSWER,
-        "reply text": journal.MAX_REPLY,
+        "reply text": replies.MAX_REPLY,
         "heartbeat age after which a router is dead": discovery.STALE_SECONDS,
         "look for another router while connected": client.CHECK_SECONDS,
         "repeat an unanswered Hello": client.HELLO_SECONDS,
@@ -188,6 +190,18 @@ def test_golden_bytes(struct: Any) -> None:
     assert codec.encode(message) == frame
     reader: codec.Codec[Any] = codec.Codec(struct)
     assert reader.decode(frame) == message
+
+
+def test_frames_from_before_the_newer_fields_still_mean_the_same() -> None:
+    """Fields were added within version 1; who does not send them means their defaults."""
+    later = {"Guidance": ("valid_until_step", "valid_until", "replaces")}
+    later["SendReply"] = later["Guidance"]
+    for name, fields in later.items():
+        earlier = {key: value for key, value in GOLDEN[name]["fields"].items() if key not in fields}
+        message = codec.Codec[Any](getattr(messages, name, None) or getattr(inbox, name)).decode(
+            msgspec.msgpack.encode(earlier)
+        )
+        assert {field: getattr(message, field) for field in fields} == dict.fromkeys(fields)
 
 
 def test_a_stranger_with_the_page_alone_holds_a_whole_conversation(tmp_path: Path) -> None:

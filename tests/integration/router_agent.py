@@ -33,6 +33,8 @@ class Agent:
         self.epoch = 1 + sum("epoch" in record for record in records)
         self.guidance = [record for record in records if "guidance" in record]
         self.step = 0
+        self.at_boundary = asyncio.Event()
+        self.at_boundary.set()
         self._append({"epoch": self.epoch})
         self.mail = Mailbox(
             run,
@@ -50,7 +52,11 @@ class Agent:
         """Apply whatever is due until an annotator stops the episode."""
         while not self.mail.stop_requested:
             await self.mail.wait_due(60)
+            await self.at_boundary.wait()
             for guidance, delivered_at in self.mail.due():
+                if guidance.is_over(step=self.step, now=time.time()):
+                    await self.mail.expired(guidance.id, self.step)
+                    continue
                 self.step += 1
                 record = {
                     "guidance": guidance.id,
@@ -71,6 +77,11 @@ class Agent:
                 signal_ = DriftSignal(detector="test", score=0.9, step=order["step"], reason=order["reason"])
                 name = f"{self.episode}-a{order['step']}"
                 return {"alert": await self.mail.raise_alert(signal_, alert=name, evidence=[], sent_at=time.time())}
+            case "begin":  # a long step: nothing is applied before it ends
+                self.at_boundary.clear()
+            case "end":
+                self.step = order["step"]
+                self.at_boundary.set()
             case "progress":
                 self.mail.progress(order["step"], "running", 0.25, 40.0)
             case "bye":

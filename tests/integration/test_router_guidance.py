@@ -67,6 +67,109 @@ def test_the_whole_life_of_an_episode(tmp_path: Path) -> None:
         assert not run.router.exists()
 
 
+def test_a_correction_and_a_reply_that_is_too_old(tmp_path: Path) -> None:
+    """While an agent is in a long step: what was corrected and what is too old never reach its context,
+    not even after a kill of the agent, and the annotators learn it."""
+    run = make_run(tmp_path / "run")
+
+    def states(people: InboxClient, alert: str) -> dict[str, str]:
+        found = people.alert(alert)
+        assert found is not None
+        return {reply.text: reply.state for reply in found[1]}
+
+    with RouterProcess(run) as router, router.inbox() as people:
+        with AgentProcess(run, 0) as agent:
+            agent.order(do="begin")
+            name = agent.alert(3)
+            wait_until(people.alerts)
+            _, first = people.reply(name, "left", annotator="ada")
+            assert first is not None
+            people.reply(name, "before step 5", annotator="bob", valid_until_step=4)
+            people.reply(name, "still good", annotator="bob", valid_until_step=9, valid_until=4e9)
+            wait_until(lambda: set(states(people, name).values()) == {"delivered"})
+            _, second = people.reply(name, "right", annotator="ada", kind="correction", replaces=first.guidance)
+            assert second is not None
+            assert (second.replaces, second.alert) == (first.guidance, name)
+            wait_until(lambda: states(people, name)["left"] == "superseded")
+            agent.kill()
+        with AgentProcess(run, 0) as agent:
+            # it begins at step 0 again, where nothing is too old; what was replaced stays replaced
+            wait_until(lambda: "still good" in agent.applied())
+            wait_until(lambda: set(states(people, name).values()) == {"applied", "superseded"})
+            assert agent.applied() == ["before step 5", "still good", "right"]
+
+        with AgentProcess(run, 1) as agent:
+            agent.order(do="begin")
+            name = agent.alert(3)
+            wait_until(people.alerts)
+            people.reply(name, "before step 5", annotator="bob", valid_until_step=4)
+            people.reply(name, "in time", annotator="bob", valid_until=1.0)
+            people.reply(name, "still good", annotator="bob", valid_until_step=5, valid_until=4e9)
+            wait_until(lambda: set(states(people, name).values()) == {"delivered"})
+            agent.order(do="end", step=5)
+            wait_until(lambda: "delivered" not in states(people, name).values())
+            assert states(people, name) == {
+                "before step 5": "expired",
+                "in time": "expired",
+                "still good": "applied",
+            }
+            assert agent.applied() == ["still good"]
+
+
+def test_annotators_at_two_terminals_share_the_alerts(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    with (
+        RouterProcess(run) as router,
+        AgentProcess(run, 0) as agent,
+        router.inbox() as ada,
+        router.inbox() as bob,
+    ):
+        name = agent.alert(3)
+        wait_until(ada.alerts)
+        status, card = ada.claim(name, annotator="ada")
+        assert card is not None
+        assert (status, card.owner) == ("ok", "ada")
+        status, card = bob.claim(name, annotator="bob")
+        assert card is not None
+        assert (status, card.owner) == ("held", "ada")
+        assert bob.release(name, annotator="bob")[0] == "not_open"
+        assert ada.release(name, annotator="ada")[0] == "ok"
+        assert bob.claim(name, annotator="bob")[0] == "ok"
+        assert ada.reply(name, "I was quicker", annotator="ada")[0] == "accepted"
+        found = ada.alert(name)
+        assert found is not None
+        assert (found[0].state, found[0].owner, found[0].closed_by) == ("answered", "bob", "ada")
+        assert bob.claim(name, annotator="bob")[0] == "not_open"
+        assert bob.claim("run-00000-a99", annotator="bob") == ("unknown", None)
+        wait_until(lambda: agent.applied() == ["I was quicker"])
+
+
+def test_annotators_are_called_merged_and_spared_as_configured(tmp_path: Path) -> None:
+    attention = {
+        "escalation": {"minutes": 0.001, "to": ["U1", "S2"]},
+        "budget": {"alerts_per_hour": 1, "digest_minutes": 0.001},
+    }
+    run = make_run(tmp_path / "run", attention=attention)
+    with RouterProcess(run) as router, router.inbox() as people:
+        with AgentProcess(run, 0) as agent, AgentProcess(run, 1) as other:
+            first = agent.alert(1)
+            wait_until(lambda: [card.escalated_to for card in people.alerts()] == [["U1", "S2"]])
+            agent.alert(2, "still stuck")
+            held = other.alert(1)
+            wait_until(lambda: len(people.alerts()) == 2)
+            cards = {card.alert: card for card in people.alerts()}
+            assert (cards[first].count, cards[first].reason, cards[first].last_step) == (2, "still stuck", 2)
+            assert (cards[held].held, cards[held].escalated_to) == ("budget", [])
+            wait_until(lambda: f"1 alerts were held back: {held}" in router.log.read_text())
+            assert people.reply(held, "answered all the same", annotator="ada")[0] == "accepted"
+            wait_until(lambda: other.applied() == ["answered all the same"])
+            assert agent.applied() == []
+        said = router.log.read_text()
+        assert said.count(f"alert {first} is unanswered: calling U1") == 1
+        assert said.count(f"alert {first} is unanswered: calling S2") == 1
+        assert said.count("held back") == 1
+
+
 def test_pause_and_stop_outlive_the_agent(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     with RouterProcess(run) as router, router.inbox() as people:

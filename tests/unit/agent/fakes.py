@@ -123,6 +123,7 @@ class Mail:
         self.raise_calls = 0
         self.inbox: list[Guidance] = []
         self.acknowledged: set[str] = set()
+        self.expirations: dict[str, int] = {}
         self.stop_requested = False
         self.paused = False
 
@@ -142,6 +143,10 @@ class Mail:
 
     async def applied(self, guidance: str, step: int) -> None:
         self.acknowledged.add(guidance)
+
+    async def expired(self, guidance: str, step: int) -> None:
+        self.acknowledged.add(guidance)
+        self.expirations[guidance] = step
 
     async def wait_resumed(self) -> None:
         self.paused = False

@@ -22,6 +22,7 @@ from hpc.trajectories.records import (
     Observed,
     OutcomeReached,
 )
+from hpc.wire.messages import Guidance
 from tests.unit.agent.fakes import Environment, Killed, Mail, Model, Store, Watcher, World, call, opening
 
 
@@ -210,6 +211,34 @@ async def test_a_client_that_gives_up_because_the_job_stops_is_no_failure() -> N
     with pytest.raises(Interrupted):
         await loop_of(store, World(), model=model, stopping=lambda: next(asked, True)).run()
     assert not of(store, OutcomeReached)
+
+
+@pytest.mark.parametrize(
+    ("validity", "applied"),
+    [
+        ({"valid_until_step": 1}, False),  # step 2 is the last finished one when it comes
+        ({"valid_until_step": 2}, True),
+        ({"valid_until": 1.0}, False),
+        ({"valid_until": 4e9}, True),
+        ({"valid_until_step": 2, "valid_until": 1.0}, False),
+    ],
+)
+async def test_guidance_enters_the_context_only_while_it_is_good(validity: dict[str, Any], applied: bool) -> None:
+    store, mail, world = Store(opening()), Mail(), World(3)
+
+    def answer(messages: Any) -> ModelResponse:
+        if world.count == 1:  # the agent is in its second step
+            fields = {"sent_at": 1.0, "episode": "e", "alert": None, "annotator": "ada", "text": "left", **validity}
+            mail.inbox.append(Guidance(id="g1", **fields))
+        return counting(world)(messages)
+
+    await loop_of(store, world, mail=mail, model=Model(answer)).run()
+    given = of(store, GuidanceApplied)
+    assert bool(given) is applied
+    assert mail.expirations == ({} if applied else {"g1": 2})
+    for record in given:
+        assert {name: getattr(record, name) for name in validity} == validity
+        assert record.applied_step == 2
 
 
 async def test_an_annotators_stop_ends_the_episode() -> None:

@@ -170,6 +170,39 @@ async def test_control_outlives_restarts_and_is_never_due(
     assert [ack.parent for ack in outbox(run)] == [f"g{n}" for n in range(len(controls))]
 
 
+async def test_what_is_too_old_is_never_due_again_and_the_router_is_told(run: RunDir) -> None:
+    receive(run, guidance("g1", valid_until_step=4), guidance("g2"))
+    async with mailbox(run, start=False) as mail:
+        assert [one.id for one, _ in mail.due()] == ["g1", "g2"]
+        await mail.expired("g1", 5)
+        assert [one.id for one, _ in mail.due()] == ["g2"]
+    async with mailbox(run, start=False, epoch=2) as mail:
+        assert [one.id for one, _ in mail.due()] == ["g2"]
+    [ack] = outbox(run)
+    assert (ack.id, ack.parent, ack.status, ack.step) == ("g1-expired", "g1", "expired", 5)
+
+
+async def test_what_a_newer_text_replaces_is_not_due(run: RunDir) -> None:
+    receive(run, guidance("g1"), guidance("g2", replaces="g1"), guidance("g3", replaces="g2"))
+    for epoch in (1, 2):
+        async with mailbox(run, start=False, epoch=epoch) as mail:
+            assert [one.id for one, _ in mail.due()] == ["g3"]
+    assert [(ack.id, ack.status) for ack in outbox(run)] == [
+        ("g1-superseded", "superseded"),
+        ("g2-superseded", "superseded"),
+    ]
+
+
+async def test_what_is_in_the_context_or_expired_is_not_replaced(run: RunDir) -> None:
+    receive(run, guidance("g1"), guidance("g2"))
+    async with mailbox(run, start=False) as mail:
+        await mail.expired("g2", 5)
+    receive(run, guidance("g3", replaces="g1"), guidance("g4", replaces="g2"))
+    async with mailbox(run, start=False, epoch=2, applied={"g1": 5}) as mail:
+        assert [one.id for one, _ in mail.due()] == ["g3", "g4"]
+    assert {ack.id for ack in outbox(run)} == {"g1-applied", "g2-expired"}
+
+
 async def test_waiting_ends_by_itself(run: RunDir) -> None:
     async with mailbox(run) as mail:
         await asyncio.wait_for(mail.wait_due(0.01), 5)

@@ -15,7 +15,7 @@ from hpc.core.errors import ConfigError, ServingError
 from hpc.drift import DriftMonitor
 from hpc.drift.judge import JudgedMonitor, question, read_verdict
 from hpc.trajectories.records import VERDICTS, ModelResponse, StepView
-from hpc.trajectories.views import read_verdicts
+from hpc.trajectories.stepview import read_verdicts
 from tests.unit.drift.episodes import Episode
 
 GOOD = '{"drifting": true, "confidence": 0.9, "reason": "it goes in circles"}'

@@ -6,11 +6,24 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpc.router.state import Applied, Delivered, Effect, Ended, Joined, Missed, Moved, Raised, RouterState, Send
+from hpc.router.state import (
+    Applied,
+    Delivered,
+    Effect,
+    Ended,
+    Joined,
+    Missed,
+    Moved,
+    Raised,
+    RouterState,
+    Send,
+    Unused,
+)
 from hpc.wire.messages import Ack, Alert, Bye, Guidance, Hello, Message, Progress, Reject
 
 ADA, BOB, EVE = b"ada", b"bob", b"eve"
@@ -201,6 +214,27 @@ def test_too_late_ends_the_repetition() -> None:
     state.receive(ADA, hello(), 0.0)
     assert facts(state.receive(ADA, ack("g1", "too_late"), 1.0)) == [Missed("g1", "r-0", 1.0)]
     assert state.tick(100.0) == []
+
+
+@pytest.mark.parametrize("status", ["expired", "superseded"])
+def test_what_will_never_be_used_is_recorded_and_acknowledged(status: Any) -> None:
+    state = router(pending=[guidance()])
+    state.receive(ADA, hello(), 0.0)
+    effects = state.receive(ADA, ack("g1", status), 1.0)
+    assert facts(effects) == [Unused("g1", "r-0", status, 7.0)]
+    [(route, answer)] = sent(effects)
+    assert (route, answer.parent, answer.status) == (ADA, f"g1-{status}", "stored")  # type: ignore[union-attr]
+    assert state.tick(100.0) == []
+
+
+def test_a_correction_takes_the_place_of_what_is_not_delivered() -> None:
+    state = router(pending=[guidance("g1"), guidance("g2")])
+    state.receive(ADA, hello(), 0.0)
+    assert [send.message.id for send in state.tick(0.0)] == ["g1"]
+    state.enqueue(msgspec.structs.replace(guidance("g3"), replaces="g1"))
+    assert [send.message.id for send in state.tick(0.0)] == ["g2"], "at once, and g1 no more"
+    state.receive(ADA, ack("g2", "delivered"), 1.0)
+    assert [send.message.id for send in state.tick(1.0)] == ["g3"]
 
 
 def test_bye_ends_the_episode_and_its_deliveries() -> None:

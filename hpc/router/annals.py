@@ -1,0 +1,100 @@
+"""What a router leaves about alerts and replies: one JSON file, readable whether or not a router runs.
+
+The journal belongs to the router's process alone, so statistics and labels ("false alarm") are read
+from here. The file is replaced now and then while the router serves, and at its end; what it once
+held stays in it, even when the journal was compacted since.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import msgspec
+
+from hpc.core import files
+from hpc.core.errors import HpcError
+from hpc.router.stats import Annals
+from hpc.rundir import RunDir
+
+FILE = "annotators.json"
+
+UNSETTLED = ("queued", "delivered", "superseded")
+"""States of a reply that are not final; one that was under way when it was replaced may yet be applied."""
+
+log = logging.getLogger(__name__)
+
+
+def annals_path(run: RunDir) -> Path:
+    """Where the file is."""
+    return run.router_dir / FILE
+
+
+def read_annals(run: RunDir) -> Annals | None:
+    """What the run's routers have left; None before the first has.
+
+    Raises:
+        HpcError: the file is damaged.
+    """
+    path = annals_path(run)
+    if not path.exists():
+        return None
+    try:
+        return msgspec.convert(files.read_json(path), Annals)
+    except msgspec.ValidationError as error:
+        raise HpcError(
+            f"{path} is damaged: {error}", "remove it; the router writes it anew from its journal"
+        ) from error
+
+
+class Bookmark(msgspec.Struct, kw_only=True):
+    """Up to where the journal was read: rows up to ``alert`` and ``reply``, of which ``alerts`` and
+    ``replies`` may still change."""
+
+    alert: int = 0
+    reply: int = 0
+    alerts: list[str] = []
+    replies: list[str] = []
+
+
+class Annalist:
+    """Writes the file of one run. A damaged one is begun anew.
+
+    Attributes:
+        bookmark: what `write` is to be given next time is what came after this or has changed since.
+    """
+
+    def __init__(self, run: RunDir) -> None:
+        self._path = annals_path(run)
+        try:
+            before = read_annals(run)
+        except HpcError as error:
+            log.error("%s", error)
+            before = None
+        self._alerts = {alert.alert: alert for alert in before.alerts} if before is not None else {}
+        self._replies = {reply.guidance: reply for reply in before.replies} if before is not None else {}
+        self.bookmark = Bookmark()
+
+    def write(self, annals: Annals, *, alert: int, reply: int) -> None:
+        """Bring the file up to date with what the journal holds.
+
+        Args:
+            annals: all that is new since the bookmark, or has changed.
+            alert, reply: the newest rows of the journal.
+
+        Raises:
+            HpcError: it cannot be written.
+        """
+        self._alerts |= {one.alert: one for one in annals.alerts}
+        self._replies |= {one.guidance: one for one in annals.replies}
+        self.bookmark = Bookmark(
+            alert=alert,
+            reply=reply,
+            alerts=[one.alert for one in annals.alerts if one.state == "open"],
+            replies=[one.guidance for one in annals.replies if one.state in UNSETTLED],
+        )
+        whole = msgspec.structs.replace(
+            annals, alerts=list(self._alerts.values()), replies=list(self._replies.values())
+        )
+        # all of it is in the journal, so a crash of the machine may cost the newest version
+        files.write_bytes(self._path, msgspec.json.encode(whole) + b"\n", durable=False)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from hpc.trajectories.order import RecordOrder
 from hpc.trajectories.records import (
     Action,
     ActionTaken,
@@ -74,17 +75,33 @@ def records_of(
     Raises:
         Mismatch: they do not belong together.
     """
-    left = iter(messages)
-    records: list[Record] = []
+    if not all(isinstance(message, dict) for message in messages):
+        raise Mismatch("a message is no object")
     try:
-        for remainder in remainders:
-            records.append(_restored(dict(remainder), left, tools))
-    except (msgspec.ValidationError, StopIteration, KeyError, TypeError, AttributeError) as error:
-        raise Mismatch(f"remainder {len(records)}: {error or 'no message is left'}") from error
+        return _matched(messages, tools, remainders)
+    except Mismatch:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, StopIteration, RecursionError) as error:
+        raise Mismatch(" ".join(str(error).split()) or "there are fewer messages") from error
+
+
+def _matched(
+    messages: Sequence[dict[str, Any]], tools: list[dict[str, Any]], remainders: Sequence[dict[str, Any]]
+) -> list[Record]:
+    left = iter(messages)
+    records = []
+    for remainder in remainders:
+        records.append(_restored(dict(remainder), left, tools))
     if next(left, None) is not None:
-        raise Mismatch("there are messages of no record")
+        raise Mismatch("there are more messages")
     if not records or not isinstance(records[0], EpisodeHeader):
         raise Mismatch("there is no header")
+    order = RecordOrder()
+    for record in records:
+        problem = order.problem(record)
+        if problem:
+            raise Mismatch(problem)
+        order.take(record)
     ours = [message for part in parts_of(records) for message in part.messages]
     for written, message in zip(ours, messages, strict=True):
         if not _alike(written, message):

@@ -90,8 +90,10 @@ class Writer:
 
     def close(self) -> None:
         """Write what is left and the footer."""
-        self._flush()
-        self._writer.close()
+        try:
+            self._flush()
+        finally:
+            self._writer.close()
 
     def _flush(self) -> None:
         if self._rows:
@@ -124,13 +126,24 @@ def _schema(arrow: Any, bare: bool) -> Any:
 
 
 def _struct(message: dict[str, Any]) -> dict[str, Any]:
-    content = message.get("content")
+    content, calls = message.get("content"), message.get("tool_calls")
     return {
         "role": message["role"],
         "content": None if content is None else text_of(content),
         "name": message.get("name"),
         "tool_call_id": message.get("tool_call_id"),
-        "tool_calls": message.get("tool_calls"),
+        "tool_calls": None if calls is None else [_call(call) for call in calls],
+    }
+
+
+def _call(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function") or {}
+    written = function.get("arguments")
+    arguments = written if isinstance(written, str) else json.dumps(written, ensure_ascii=False)
+    return {
+        "id": call.get("id"),
+        "type": call.get("type"),
+        "function": {"name": function.get("name"), "arguments": arguments},
     }
 
 

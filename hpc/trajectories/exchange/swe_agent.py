@@ -13,7 +13,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from hpc.core.errors import TrajectoryLayoutError
+from hpc.trajectories.exchange.conversation import called
 from hpc.trajectories.exchange.source import UNKNOWN_TIME, imported_header, parse_json, read_bytes, text_of
 from hpc.trajectories.records import (
     Action,
@@ -43,6 +46,38 @@ _FAILURES: dict[str, Boundary] = {
 }
 
 
+class _Function(msgspec.Struct):
+    name: str
+    arguments: str | dict[str, Any] | None = None
+
+
+class _Call(msgspec.Struct):
+    function: _Function
+    id: str = ""
+
+
+class _Message(msgspec.Struct):
+    role: str
+    content: str | list[Any] | None = None
+    agent: str | None = None
+    action: str | None = None
+    tool_calls: list[_Call] | None = None
+    tool_call_ids: list[str] | None = None
+
+
+class _Step(msgspec.Struct):
+    action: str
+    observation: str | None = None
+    response: str | None = None
+
+
+class _File(msgspec.Struct):
+    """What is read of a file; checked before anything is."""
+
+    history: list[_Message] | None = None
+    trajectory: list[_Step] | None = None
+
+
 def read(path: Path, *, sha256: str) -> list[Record]:
     """The records of a ``.traj`` file.
 
@@ -54,7 +89,11 @@ def read(path: Path, *, sha256: str) -> list[Record]:
         TrajectoryLayoutError: not such a file, or its messages cannot be steps.
         TrajectoryIncomplete: absent, empty or truncated.
     """
-    value = parse_json(read_bytes(path), path)
+    return records_of(parse_json(read_bytes(path), path), path, sha256=sha256)
+
+
+def records_of(value: Any, path: Path, *, sha256: str) -> list[Record]:
+    """The records of a parsed file; raises `TrajectoryLayoutError` as `read` does."""
     history, steps = _parts(value, path)
     main = next((message.get("agent") for message in history if message["role"] == "assistant"), None)
     spoken = [message for message in history if main is None or message.get("agent", main) == main]
@@ -90,16 +129,11 @@ def _parts(value: Any, path: Path) -> tuple[list[dict[str, Any]], list[dict[str,
         raise TrajectoryLayoutError(
             f"{path} is not a SWE-agent trajectory: no `history` and no `trajectory`", "name a .traj file"
         )
-    parts: list[list[dict[str, Any]]] = []
-    for name, key in (("history", "role"), ("trajectory", "action")):
-        part = value.get(name) or []
-        if not isinstance(part, list):
-            raise TrajectoryLayoutError(f"{path}: `{name}` is not a list", "name a .traj file")
-        for i, item in enumerate(part):
-            if not isinstance(item, dict) or not isinstance(item.get(key), str):
-                raise TrajectoryLayoutError(f"{path}: {name}[{i}] is not an object with a `{key}`", "name a .traj file")
-        parts.append(part)
-    return parts[0], parts[1]
+    try:
+        msgspec.convert(value, _File)
+    except msgspec.ValidationError as error:
+        raise TrajectoryLayoutError(f"{path} is not a SWE-agent trajectory: {error}", "name a .traj file") from error
+    return value.get("history") or [], value.get("trajectory") or []
 
 
 def _is_answer(message: dict[str, Any]) -> bool:
@@ -168,24 +202,11 @@ def _taken(
     return ActionTaken(
         step=number,
         at=UNKNOWN_TIME,
-        action=_called(calls[0]) if calls else _typed(command, documented),
+        action=called(calls[0]) if calls else _typed(command, documented),
         text=text,
         tool_calls=calls,
         model=model,
     )
-
-
-def _called(call: dict[str, Any]) -> Action:
-    """The action of a tool call."""
-    function = call.get("function") or {}
-    name, written, call_id = str(function.get("name", "")), function.get("arguments") or "{}", str(call.get("id", ""))
-    try:
-        arguments = json.loads(written) if isinstance(written, str) else written
-    except (ValueError, RecursionError) as error:
-        return Action(name="null", call_id=call_id, problem=f"arguments of {name} are not JSON: {error}")
-    if not isinstance(arguments, dict):
-        return Action(name="null", call_id=call_id, problem=f"arguments of {name} are not a JSON object")
-    return Action(name=name, arguments=arguments, call_id=call_id)
 
 
 def _typed(command: str, documented: frozenset[str]) -> Action:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
 
 from hpc.core.errors import TrajectoryError, TrajectoryIncomplete, TrajectoryLayoutError
+from hpc.trajectories import codec
 from hpc.trajectories.exchange import swe_agent
 from hpc.trajectories.records import ActionTaken, EpisodeHeader, Observed, OutcomeReached, Record
+from tests.unit.trajectories.exchange.test_chats import PATHS, VALUES, put
 
 SYSTEM = {
     "role": "system",
@@ -135,8 +139,8 @@ def test_the_exit_status_becomes_the_outcome(tmp_path: Path, status: str, expect
         (b"{\nhello}", TrajectoryLayoutError, ":2 is not JSON"),
         (b"[1, 2]", TrajectoryLayoutError, "is not a SWE-agent trajectory"),
         (b'{"history": [{"role": "system", "content": "a"}]}', TrajectoryLayoutError, "no answer of the agent"),
-        (b'{"history": [{"content": "a"}]}', TrajectoryLayoutError, "history[0] is not an object with a `role`"),
-        (b'{"trajectory": {"a": 1}}', TrajectoryLayoutError, "`trajectory` is not a list"),
+        (b'{"history": [{"content": "a"}]}', TrajectoryLayoutError, "`role` - at `$.history[0]`"),
+        (b'{"trajectory": {"a": 1}}', TrajectoryLayoutError, "`$.trajectory`"),
     ],
 )
 def test_what_is_no_trajectory_is_refused(
@@ -155,3 +159,25 @@ def test_a_history_of_another_episode_is_refused(tmp_path: Path) -> None:
     value = {"trajectory": [step("ls", "x")], "history": [SYSTEM, TASK, said("pwd"), heard("x")]}
     with pytest.raises(TrajectoryLayoutError, match="answer 1 of the history is not among the 1 steps"):
         read(write(tmp_path / "t.traj", value))
+
+
+@settings(max_examples=int(os.environ.get("HPC_TEST_FUZZ", "50")), deadline=None)
+@given(path=PATHS, new=VALUES)
+def test_no_file_whatever_it_holds_does_more_than_be_refused(path: list[int], new: Any) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "open", "arguments": "{}"}}
+    history = [
+        SYSTEM,
+        TASK,
+        said("ls"),
+        heard("x"),
+        said("open a", tool_calls=[call]),
+        heard("y", tool_call_ids=["c1"]),
+    ]
+    config = {"agent": {"model": {"name": "m"}}}
+    value = {"history": history, "trajectory": [step("ls", "x"), step("open a", "y")], "replay_config": config}
+    try:
+        records = swe_agent.records_of(put(value, path, new), Path("t.traj"), sha256="")
+        for record in records:
+            codec.decode(codec.encode(record))
+    except TrajectoryError as error:
+        assert "\n" not in error.message

@@ -280,11 +280,11 @@ def _payloads(run: RunDir) -> list[dict[str, Any]]:
 
 def _check(config: EpisodesConfig) -> None:
     """Find on the login node what would otherwise fail in the log of a job."""
-    check_model(config.model, config.server, config.runtime)
-    opening_messages(config.agent.prompt, "")
     if config.drift.enabled and config.drift.judge.enabled:
         judge_prompt(config.drift.judge.prompt)
         api_key(config.judge_server)
+    check_model(config.model, config.server, config.runtime)
+    opening_messages(config.agent.prompt, "")
     _check_annotators(config)
 
 

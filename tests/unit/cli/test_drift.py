@@ -133,6 +133,25 @@ def test_the_detectors_are_listed(run: RunDir) -> None:
     assert listed["no_progress"][0] == listed["judge"][0] == "no"
 
 
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("drift.judge.prompt=nope", "drift.judge.prompt is 'nope'"),
+        ("drift.judge.api_key_env=NO_SUCH_KEY", "NO_SUCH_KEY"),
+    ],
+)
+def test_a_judge_that_could_not_be_asked_is_refused_before_anything_is_submitted(
+    tmp_path: Path, override: str, says: str
+) -> None:
+    judge = ["drift.judge.enabled=true", "drift.judge.url=http://127.0.0.1:9/v1", "drift.judge.model=m", override]
+    with pytest.raises(HpcError) as caught:
+        CliRunner().invoke(
+            cli, ["episodes", "submit", "--dry-run", f"run.root={tmp_path}", *judge], catch_exceptions=False
+        )
+    assert says in caught.value.message
+    assert not list(tmp_path.iterdir())
+
+
 # ---- tune
 
 

@@ -12,12 +12,16 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.integration.chaos import Campaign
 
 AGENTS, ALERTS, REPLIES, *KILLS = (int(part) for part in os.environ.get("CHAOS", "3,3,2,4,2").split(","))
+SECONDS = 90.0 + 5.0 * sum(KILLS) + AGENTS * ALERTS
 SEED = int(os.environ.get("CHAOS_SEED", "7"))
 
 
+@pytest.mark.timeout(SECONDS + 60.0)
 def test_nothing_is_lost_doubled_or_misrouted(tmp_path: Path) -> None:
     campaign = Campaign(
         tmp_path / "run",
@@ -29,6 +33,6 @@ def test_nothing_is_lost_doubled_or_misrouted(tmp_path: Path) -> None:
         seed=SEED,
     )
     with contextlib.closing(campaign):
-        figures = campaign.play(120.0 + 5.0 * sum(KILLS) + AGENTS * ALERTS)
+        figures = campaign.play(SECONDS)
         figures |= campaign.check()
     print(json.dumps(figures), file=sys.stderr)

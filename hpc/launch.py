@@ -248,9 +248,16 @@ def services(run: RunDir) -> str:
         path = run.server_state(server, replica)
         state = str(files.read_json(path)["state"]) if path.exists() else "PENDING"
         parts.append(f"{server}/{replica} {state}")
-    info = discovery.read(run)
-    parts.append("router up" if info is not None and not info.is_stale() else "router down")
+    if config["annotators"]["kind"] != "none":
+        parts.append("router down" if router_is_missing(run) else "router up")
     return "  ".join(parts)
+
+
+def router_is_missing(run: RunDir) -> bool:
+    """Whether the run is to have a router and none shows life."""
+    info = discovery.read(run)
+    alive = info is not None and not info.is_stale()
+    return not alive and run.read_config().get("annotators", {}).get("kind") != "none"
 
 
 # ---- parts ------------------------------------------------------------------------------------

@@ -81,6 +81,8 @@ def status(run_name: str | None, runs_root: Path, watch: bool = False, as_json: 
     """
     import msgspec
 
+    from hpc.launch import router_is_missing
+
     run = find_run(run_name, runs_root)
     if watch and not as_json:
         _watch(run)
@@ -90,6 +92,8 @@ def status(run_name: str | None, runs_root: Path, watch: bool = False, as_json: 
         emit_json({"run": run.name, "episodes": msgspec.to_builtins(rows)})
         return
     emit_table(COLUMNS, [_cells(row) for row in rows])
+    if any(row.state == "running" for row in rows) and router_is_missing(run):
+        click.echo(f"no router is running: alerts wait with their agents\n  fix: hpc router start {run.name}", err=True)
 
 
 @episodes.command()

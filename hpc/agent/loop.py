@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from msgspec.structs import replace
+
 from hpc.agent.protocols import Environment, Model, Watcher
 from hpc.agent.state import EpisodeState, read_action
 from hpc.config.agent import AgentConfig
@@ -224,6 +226,8 @@ class EpisodeLoop:
 
     async def _observed(self, observation: Observation) -> None:
         """The step is complete; let the detectors look, then take what annotators sent."""
+        if notes := self.watcher.notes():
+            observation = replace(observation, info={**observation.info, **notes})
         self._record(
             Observed(
                 step=self.state.step,

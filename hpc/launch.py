@@ -9,7 +9,6 @@ from __future__ import annotations
 import getpass
 import platform
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from hpc.config.server import ServerRunConfig
 from hpc.core import files
 from hpc.core.errors import ConfigError, JobError, SubmissionError, UsageError
 from hpc.core.locks import exclusive
+from hpc.core.provenance import git_state
 from hpc.rundir import RunDir
 from hpc.serving import registry
 from hpc.serving.preflight import check_model
@@ -37,6 +37,7 @@ C = TypeVar("C", EpisodesConfig, ServerRunConfig)
 
 EPISODES = "episodes"
 ROUTER = "router"
+STANDBY = "standby"
 FINALIZE = "finalize"
 LEAVE_SECONDS = 120.0
 """How long jobs may take to save and leave: servers drain, the router stays for late replies."""
@@ -114,8 +115,9 @@ def launch_server(config: ServerRunConfig, *, overrides: Sequence[str] = (), dry
         return _submit(run, config, _server_specs(config))
 
 
-def launch_router(run: RunDir) -> Launch:
-    """The router of a run whose episodes are at work, again (after it was stopped or lost).
+def launch_router(run: RunDir, *, standby: bool = False) -> Launch:
+    """The router of a run whose episodes are at work, again (after it was stopped or lost); or a second
+    one that stands by.
 
     Raises:
         UsageError: no episode is alive, so nobody would ever end the router; or the run has none.
@@ -130,7 +132,8 @@ def launch_router(run: RunDir) -> Launch:
                 f"no episode of {run.name} is at work or every one is over",
                 f"`hpc episodes resume {run.name}` starts what is missing, the router with it",
             )
-        return _submit(run, config, _router_specs(config))
+        specs = [_spec(STANDBY, "router", [{"standby": True}], secrets=SECRETS)]
+        return _submit(run, config, specs if standby else _router_specs(config))
 
 
 def resume_episodes(run: RunDir) -> Launch:
@@ -402,25 +405,5 @@ def _provenance(overrides: Sequence[str]) -> dict[str, Any]:
         "user": getpass.getuser(),
         "command": shlex.join(["hpc", *sys.argv[1:]]),
         "overrides": list(overrides),
-        "git": _git_state(Path(__file__).resolve().parent),
+        "git": git_state(Path(__file__).resolve()),
     }
-
-
-def _git_state(folder: Path) -> dict[str, Any] | None:
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-        dirty = bool(
-            subprocess.run(
-                ["git", "status", "--porcelain", "-uno"],
-                cwd=folder,
-                capture_output=True,
-                text=True,
-                timeout=30,
-                check=True,
-            ).stdout.strip()
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return {"commit": commit, "dirty": dirty}

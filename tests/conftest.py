@@ -1,3 +1,3 @@
 """Fixtures that several test modules share."""
 
-pytest_plugins = ["tests.integration.slurm_cluster"]
+pytest_plugins = ["tests.integration.slurm_cluster", "tests.integration.vllm_server"]

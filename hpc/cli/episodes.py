@@ -172,9 +172,16 @@ def report(run_name: str | None, runs_root: Path) -> None:
 
     Example: hpc episodes report my-run
     """
-    from hpc.evaluation.report import write_report
+    from hpc.evaluation.report import Section, duration, write_report
+    from hpc.router.annals import read_annals
+    from hpc.router.stats import summarize
+    from hpc.router.stats_tables import tables
 
-    click.echo(write_report(find_run(run_name, runs_root)))
+    run = find_run(run_name, runs_root)
+    annals = read_annals(run)
+    found = tables(summarize(annals), duration) if annals is not None else []
+    sections = [Section(title=table.title, columns=table.columns, rows=table.rows) for table in found]
+    click.echo(write_report(run, sections))
 
 
 # ---- the live table ---------------------------------------------------------------------------

@@ -1,26 +1,23 @@
-"""``hpc inbox``: read alerts and answer them from this terminal."""
+"""``hpc inbox``: read alerts and answer them from this terminal, also over SSH."""
 
 from __future__ import annotations
 
-import getpass
 import re
-import time
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpc.cli.inbox_answers import claim, release, reply, resolve
+from hpc.cli.inbox_parts import ask, builtins, open_inbox, run_of, run_option
 from hpc.cli.output import emit_json, emit_table, find_run, json_option, runs_option
 
 if TYPE_CHECKING:
-    from hpc.router.client import InboxClient
     from hpc.router.desk import AlertCard, GuidanceCard
+    from hpc.rundir import RunDir
 
-COLUMNS = ["alert", "state", "priority", "detector", "score", "step", "age", "reason"]
-WATCH_SECONDS = 2.0
-
-run_option = click.option("--run", "run_name", metavar="RUN", help="The run; without it the newest one.")
+LAST_STEPS = 5
 
 
 @click.group(invoke_without_command=True)
@@ -37,28 +34,52 @@ def inbox(ctx: click.Context, run_name: str | None, runs_root: Path) -> None:
         ctx.invoke(list_, run_name=run_name, runs_root=runs_root)
 
 
+# ---- reading ----------------------------------------------------------------------------------
+
+
 @inbox.command("list")
 @run_option
 @runs_option
-@click.option("--all", "show_all", is_flag=True, help="Answered and closed alerts, too.")
-@click.option("--watch", is_flag=True, help="Stay and print each alert as it comes.")
+@click.option("--all", "show_all", is_flag=True, help="Answered, closed and merged alerts, too.")
+@click.option("--watch", is_flag=True, help="Stay and show each change as it comes.")
 @json_option
 def list_(
     run_name: str | None, runs_root: Path, show_all: bool = False, watch: bool = False, as_json: bool = False
 ) -> None:
     """List the open alerts, oldest first.
 
+    Alerts that were held back from the channel (quiet hours, the hour's budget) are here as well.
+
     Example: hpc inbox list --watch
     """
-    with _client(run_name, runs_root) as client:
-        if watch:
-            _watch(client, show_all, as_json)
-            return
+    from hpc.cli.inbox_views import ALERT_COLUMNS, alert_cells
+
+    if watch:
+        from hpc.cli.inbox_watch import watch_alerts
+
+        watch_alerts(find_run(run_name, runs_root), show_all=show_all, as_json=as_json)
+        return
+    with ask(run_name, runs_root) as client:
         alerts = client.alerts(all=show_all)
     if as_json:
-        emit_json(_builtins(alerts))
+        emit_json(builtins(alerts))
         return
-    emit_table(COLUMNS, [_cells(alert) for alert in alerts], empty="no open alerts")
+    emit_table(ALERT_COLUMNS, [alert_cells(alert) for alert in alerts], empty="no open alerts")
+
+
+@inbox.command()
+@run_option
+@runs_option
+@click.option("--all", "show_all", is_flag=True, help="Answered, closed and merged alerts, too.")
+@json_option
+def watch(run_name: str | None, runs_root: Path, show_all: bool, as_json: bool) -> None:
+    """Show the alerts live until ^C: a table on a terminal, else a line (with --json: a document) a change.
+
+    Example: hpc inbox watch --run my-run
+    """
+    from hpc.cli.inbox_watch import watch_alerts
+
+    watch_alerts(find_run(run_name, runs_root), show_all=show_all, as_json=as_json)
 
 
 @inbox.command()
@@ -70,203 +91,151 @@ def episodes(run_name: str | None, runs_root: Path, as_json: bool) -> None:
 
     Example: hpc inbox episodes
     """
-    with _client(run_name, runs_root) as client:
+    from hpc.cli.inbox_views import EPISODE_COLUMNS, episode_cells
+
+    with ask(run_name, runs_root) as client:
         cards = client.episodes()
     if as_json:
-        emit_json(_builtins(cards))
+        emit_json(builtins(cards))
         return
-    emit_table(
-        ["episode", "state", "step", "drift", "score", "open alerts", "seen"],
-        [
-            [c.episode, c.state, c.step, f"{c.drift:.2f}", _number(c.score), c.open_alerts, _age(c.seen_at)]
-            for c in cards
-        ],
-    )
-
-
-@inbox.command()
-@click.argument("alert")
-@run_option
-@runs_option
-@json_option
-def show(alert: str, run_name: str | None, runs_root: Path, as_json: bool) -> None:
-    """Show ALERT: why it was raised, the last steps, and what became of the replies.
-
-    Example: hpc inbox show my-run-00003-a12
-    """
-    from hpc.core.errors import UsageError
-
-    with _client(run_name, runs_root, alert) as client:
-        found = client.alert(alert)
-    if found is None:
-        raise UsageError(f"no alert {alert}", "`hpc inbox list --all` names them")
-    card, replies = found
-    if as_json:
-        emit_json({"alert": _builtins(card), "replies": _builtins(replies)})
-        return
-    for line in _describe(card, replies):
-        click.echo(line)
+    emit_table(EPISODE_COLUMNS, [episode_cells(card) for card in cards])
 
 
 @inbox.command()
 @click.argument("target", metavar="ALERT_OR_EPISODE")
-@click.argument("text", required=False, default="")
 @run_option
 @runs_option
-@click.option("--episode", "is_episode", is_flag=True, help="The target is an episode's index or id.")
-@click.option(
-    "--kind",
-    type=click.Choice(["knowledge", "strategy", "correction"]),
-    default="strategy",
-    show_default=True,
-    help="What the reply gives the agent.",
-)
-@click.option("--control", type=click.Choice(["pause", "resume", "stop"]), help="Pause, resume or stop the episode.")
-@click.option("--as", "annotator", default=None, help="Your name; by default your login.")
+@click.option("--last", type=click.IntRange(min=0), default=LAST_STEPS, show_default=True, help="Show so many steps.")
+@click.option("--steps", "span", metavar="A:B", help="Show steps A to B, both included; `A:`, `:B` and `A` work too.")
+@click.option("--search", metavar="REGEX", help="Show the steps that match, in the whole episode or within --steps.")
+@click.option("--full", is_flag=True, help="Print texts whole instead of their first lines.")
 @json_option
-def reply(
+def show(
     target: str,
-    text: str,
     run_name: str | None,
     runs_root: Path,
-    is_episode: bool,
-    kind: Any,
-    control: Any,
-    annotator: str | None,
+    last: int,
+    span: str | None,
+    search: str | None,
+    full: bool,
     as_json: bool,
 ) -> None:
-    """Answer an alert, or guide an episode unasked. The agent reads it before its next step.
+    """Show an alert (why it was raised, what became of the replies) and what its episode did.
+
+    The steps come from the episode's trajectory, also when no router runs any more. An episode is named by
+    its id or its index.
 
     \b
     Examples:
-      hpc inbox reply my-run-00003-a12 "for cobalt set anneal to 450C" --kind knowledge
-      hpc inbox reply --episode 3 "read the log before you rerun"
-      hpc inbox reply --episode 3 --control pause
+      hpc inbox show my-run-00003-a12
+      hpc inbox show my-run-00003-a12 --search "traceback|nan"
+      hpc inbox show 3 --steps 10:20 --full
     """
-    from hpc.core.errors import UsageError
+    from hpc.cli.inbox_history import pattern_of, print_history, read_history, span_of
+    from hpc.cli.inbox_views import alert_lines
+    from hpc.core.errors import RouterUnreachable, TrajectoryError, UsageError
 
-    if not text.strip() and control is None:
-        raise UsageError("there is no text", "give it in quotes after the target, or use --control")
-    if is_episode and target.isdigit():
-        target = f"{find_run(run_name, runs_root).name}-{int(target):05d}"
-    with _client(run_name, runs_root, target) as client:
-        verdict, taken = client.reply(
-            target, text, annotator=annotator or getpass.getuser(), kind=kind, control=control
-        )
-    if verdict == "unknown":
-        raise UsageError(
-            f"no alert and no episode {target}", "`hpc inbox list --all` and `hpc inbox episodes` name them"
-        )
+    pattern = pattern_of(search) if search is not None else None
+    wanted = span_of(span) if span is not None else None
+    run = run_of(run_name, runs_root, target)
+    if target.isdigit():
+        target = f"{run.name}-{int(target):05d}"
+    index = _index_of(run, target)
+    trouble = ""
+    cards: list[tuple[AlertCard, list[GuidanceCard]]] = []
+    try:
+        cards = _cards(run, target)
+        if not cards and (index is None or not _is_episode(target)):
+            raise UsageError(
+                f"no alert {target}", "`hpc inbox list --all` names them, `hpc inbox episodes` the episodes"
+            )
+    except RouterUnreachable as error:
+        if index is None:
+            raise
+        trouble = error.message
+    steps: list[dict[str, Any]] = []
+    try:
+        if index is not None and (last or wanted or pattern):
+            steps = read_history(run, index, last=last, span=wanted, search=pattern)
+    except TrajectoryError as error:
+        if not cards:
+            raise
+        trouble = error.message
     if as_json:
-        emit_json({"verdict": verdict, "reply": _builtins(taken)})
+        shown = [{"alert": builtins(card), "replies": builtins(replies)} for card, replies in cards]
+        emit_json({**(shown[0] if shown else {"alert": None, "replies": []}), "alerts": shown, "history": steps})
         return
-    episode = taken.episode if taken is not None else target
-    click.echo(
-        f"too late: {episode} has ended" if verdict == "too_late" else f"accepted, on its way to {episode}", err=True
-    )
+    for card, replies in cards:
+        for line in alert_lines(card, replies):
+            click.echo(line)
+        click.echo()
+    if trouble:
+        click.echo(f"note: {trouble}", err=True)
+    if steps or (not trouble and (last or wanted or pattern)):
+        print_history(steps, search=pattern, full=full)
 
 
 @inbox.command()
-@click.argument("alert")
+@click.argument("run_argument", required=False, metavar="[RUN]")
 @run_option
 @runs_option
-@click.option("--false-alarm", is_flag=True, help="There was nothing wrong.")
-@click.option("--as", "annotator", default=None, help="Your name; by default your login.")
-def resolve(alert: str, run_name: str | None, runs_root: Path, false_alarm: bool, annotator: str | None) -> None:
-    """Close ALERT without a reply.
+@json_option
+def stats(run_argument: str | None, run_name: str | None, runs_root: Path, as_json: bool) -> None:
+    """Show how well annotators and agents work together: figures of RUN, by detector and by annotator.
 
-    Example: hpc inbox resolve my-run-00003-a12 --false-alarm
+    They come from a file that the router renews every half minute and at its end, so they outlive it.
+    docs/operations.md says how each is computed.
+
+    Example: hpc inbox stats my-run
     """
-    from hpc.core.errors import UsageError
+    from hpc.cli.inbox_views import clock
+    from hpc.core.errors import HpcError
+    from hpc.evaluation.report import duration
+    from hpc.router.annals import read_annals
+    from hpc.router.stats import summarize
+    from hpc.router.stats_tables import tables
 
-    with _client(run_name, runs_root, alert) as client:
-        status = client.resolve(
-            alert, annotator=annotator or getpass.getuser(), verdict="false_alarm" if false_alarm else "resolved"
+    run = find_run(run_argument or run_name, runs_root)
+    annals = read_annals(run)
+    if annals is None:
+        raise HpcError(
+            f"no router has left figures of {run.name} yet", "the first come half a minute after its router starts"
         )
-    if status != "ok":
-        reason = "is not open any more" if status == "not_open" else "does not exist"
-        raise UsageError(f"alert {alert} {reason}", "`hpc inbox list --all` shows each alert's state")
-    click.echo(f"{alert} is closed", err=True)
+    summary = summarize(annals)
+    if as_json:
+        emit_json(builtins(summary))
+        return
+    terminal = sys.stdout.isatty()
+    for table in tables(summary, duration):
+        if terminal:
+            click.echo(click.style(table.title, bold=True))
+        emit_table(table.columns, table.rows if terminal else [[table.columns[0], *row] for row in table.rows])
+    click.echo(f"{run.name} from {clock(summary.since)} to {clock(summary.until)}", err=True)
 
 
 # ---- parts ------------------------------------------------------------------------------------
 
 
-def _client(run_name: str | None, runs_root: Path, target: str = "") -> InboxClient:
-    """A connection to the named run's router; else to that of the run which ``target``, an alert or
-    episode, is of; else to the newest one's."""
-    from hpc.router.client import InboxClient
+def _cards(run: RunDir, target: str) -> list[tuple[AlertCard, list[GuidanceCard]]]:
+    """The alert, or the open alerts of the episode, with the replies to each.
 
-    if run_name is None and (found := re.match(r"(.+)-\d{5,}(-|$)", target)):
-        named = found.group(1)
-        run_name = named if (runs_root / named / "config.json").is_file() else None
-    return InboxClient(find_run(run_name, runs_root))
-
-
-def _watch(client: InboxClient, show_all: bool, as_json: bool) -> None:
-    shown: set[tuple[str, str]] = set()
-    while True:
-        for alert in client.alerts(all=show_all):
-            if (alert.alert, alert.state) in shown:
-                continue
-            shown.add((alert.alert, alert.state))
-            if as_json:
-                import json
-
-                click.echo(json.dumps(_builtins(alert), ensure_ascii=False))  # one line an alert
-            else:
-                click.echo("  ".join(f"{name}={cell}" for name, cell in zip(COLUMNS, _cells(alert), strict=True)))
-        time.sleep(WATCH_SECONDS)
+    Raises:
+        RouterUnreachable: no router serves the run.
+    """
+    with open_inbox(run) as client:
+        names = [card.alert for card in client.alerts() if card.episode == target] if _is_episode(target) else [target]
+        return [found for found in map(client.alert, names) if found is not None]
 
 
-def _describe(alert: AlertCard, replies: Sequence[GuidanceCard]) -> list[str]:
-    from hpc.router.annotators.console import plain
-
-    lines = [
-        f"{alert.alert}  {alert.state}",
-        f"episode   {alert.episode}  task {alert.task}",
-        f"why       {alert.reason}",
-        f"          {alert.detector} {alert.score:.2f} at step {alert.step}, {_age(alert.sent_at)} ago",
-    ]
-    for step in alert.evidence:
-        lines += [
-            f"step {step.step:<5}{step.action}",
-            *(f"          | {line}" for line in step.observation.splitlines()),
-        ]
-    lines += [f"earlier   {text}" for text in alert.earlier_guidance]
-    for given in replies:
-        at = f" at step {given.applied_step}" if given.applied_step is not None else ""
-        lines.append(f"reply     {given.annotator}: {given.text}  [{given.state}{at}]")
-    return [plain(line) for line in lines]
+def _is_episode(target: str) -> bool:
+    return re.fullmatch(r".+-\d{5,}", target) is not None
 
 
-def _cells(alert: AlertCard) -> list[str]:
-    from hpc.router.annotators.console import plain
-
-    return [
-        alert.alert,
-        alert.state,
-        alert.priority,
-        alert.detector,
-        f"{alert.score:.2f}",
-        str(alert.step),
-        _age(alert.sent_at),
-        plain(alert.reason),
-    ]
+def _index_of(run: RunDir, target: str) -> int | None:
+    """Index of the episode that an alert or episode id is of; None where it is of another run."""
+    found = re.match(rf"{re.escape(run.name)}-(\d{{5,}})(-|$)", target)
+    return int(found.group(1)) if found else None
 
 
-def _age(at: float) -> str:
-    seconds = max(0.0, time.time() - at)
-    if seconds < 120:
-        return f"{seconds:.0f}s"
-    return f"{seconds / 60:.0f}m" if seconds < 7200 else f"{seconds / 3600:.0f}h"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
-
-
-def _builtins(value: Any) -> Any:
-    import msgspec
-
-    return msgspec.to_builtins(value)
+for command in (reply, claim, release, resolve):
+    inbox.add_command(command)

@@ -36,26 +36,30 @@ def router(ctx: click.Context, runs_root: Path) -> None:
     type=click.Choice(["slack", "console"]),
     help="With --foreground: meet annotators this way instead of the run's own.",
 )
+@click.option("--standby", is_flag=True, help="Wait until the active router is gone, then serve in its place.")
 @json_option
-def start(run_name: str, runs_root: Path, foreground: bool, annotators: str | None, as_json: bool) -> None:
+def start(
+    run_name: str, runs_root: Path, foreground: bool, annotators: str | None, standby: bool, as_json: bool
+) -> None:
     """Start the router of RUN again, after it was stopped or lost. Nothing it knew is lost.
 
     \b
     Examples:
       hpc router start my-run
+      hpc router start my-run --standby
       hpc router start my-run --foreground --annotators console
     """
     from hpc.core.errors import UsageError
 
     run = find_run(run_name, runs_root)
     if foreground:
-        _serve(run, annotators)
+        _serve(run, annotators, standby)
         return
     if annotators is not None:
         raise UsageError("--annotators is for a router in the foreground", "add --foreground")
     from hpc.launch import launch_router
 
-    launch = launch_router(run)
+    launch = launch_router(run, standby=standby)
     if as_json:
         emit_json(launch.summary())
         return
@@ -96,20 +100,24 @@ def stop(run_name: str | None, runs_root: Path) -> None:
     click.echo(f"the router of {run.name} ends; start it again with: hpc router start {run.name}", err=True)
 
 
-def _serve(run: RunDir, annotators: Any) -> None:
+def _serve(run: RunDir, annotators: Any, standby: bool) -> None:
     import asyncio
     import signal
+    from collections.abc import Callable
 
-    from hpc.router.service import Router
+    from hpc.core.errors import RouterSuperseded
     from jobs.router import RouterJob
 
-    def on_start(service: Router) -> None:
+    def on_start(stop: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, service.stop)
-        click.echo(f"serving {run.name}; answer alerts with: hpc inbox --run {run.name}", err=True)
+            loop.add_signal_handler(number, stop)
+        doing = "standing by for" if standby else "serving"
+        click.echo(f"{doing} {run.name}; answer alerts with: hpc inbox --run {run.name}", err=True)
 
-    outcome = asyncio.run(RouterJob(annotators=annotators).serve(run, on_start))
+    outcome = asyncio.run(RouterJob(annotators=annotators, standby=standby).serve(run, on_start))
+    if outcome == "superseded":
+        raise RouterSuperseded(f"another router has taken {run.name} over", f"see `hpc router status {run.name}`")
     click.echo("the run is done" if outcome == "done" else "stopped", err=True)
 
 

@@ -86,18 +86,18 @@ class BudgetConfig(Config):
     merge: bool = True
     """Whether an episode's drift alert joins the open one of the same detector instead of a new one."""
     queue: int = 10
-    """Where so many alerts wait to be published, further drift alerts and milestones are held back."""
+    """Where so many alerts wait to be published, further drift alerts and milestones are held back; 0: never."""
     digest_minutes: float = 60.0
     """What was held back is listed in a digest this often."""
     digest_alerts: int = 10
     """Where more than so many are held back, a digest comes sooner: after a sixth of that time."""
 
     def __post_init__(self) -> None:
-        if self.alerts_per_hour < 0:
-            raise ValueError(f"alerts_per_hour is {self.alerts_per_hour}, it must be 0 or more")
-        for name in ("queue", "digest_alerts"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, it must be 1 or more")
+        for name in ("alerts_per_hour", "queue"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be 0 or more")
+        if self.digest_alerts < 1:
+            raise ValueError(f"digest_alerts is {self.digest_alerts}, it must be 1 or more")
         if self.digest_minutes <= 0:
             raise ValueError(f"digest_minutes is {self.digest_minutes}, it must be positive")
 

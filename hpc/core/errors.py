@@ -18,7 +18,8 @@ The tree (exit code in brackets)::
     ├── WireError [1]
     │   ├── WireDecodeError [1]
     │   ├── WireVersionError [1]
-    │   └── RouterUnreachable [1]
+    │   ├── RouterUnreachable [1]
+    │   └── RouterSuperseded [1]          a newer router serves the run
     ├── AnnotatorError [1]
     ├── GymError [1]
     │   ├── ActionError [1]
@@ -134,6 +135,10 @@ class WireVersionError(WireError):
 
 class RouterUnreachable(WireError):
     """No router answers for this run."""
+
+
+class RouterSuperseded(WireError):
+    """A newer router serves the run; this one must say nothing more."""
 
 
 class AnnotatorError(HpcError):

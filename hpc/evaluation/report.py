@@ -89,8 +89,19 @@ class EpisodeView(msgspec.Struct, frozen=True, kw_only=True):
         return [*(answer for call in self.calls for answer in call.answers), *self.unasked]
 
 
-def write_report(run: RunDir) -> Path:
+class Section(msgspec.Struct, frozen=True, kw_only=True):
+    """A table that the caller has made; the first column names the row."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def write_report(run: RunDir, sections: Sequence[Section] = ()) -> Path:
     """Write ``report/index.html`` of a run, in whatever state it is; its path.
+
+    Args:
+        sections: further tables, below that of the episodes.
 
     Raises:
         HpcError: the page cannot be written.
@@ -98,7 +109,8 @@ def write_report(run: RunDir) -> Path:
     wanted = range(int(run.read_manifest().get("episodes", 0)))
     views = [_load(run, index) for index in sorted({*wanted, *stored_episodes(run)})]
     files.write_text(
-        run.report, render(run.name, run.read_manifest(), run.read_config(), views, written_at=time.time())
+        run.report,
+        render(run.name, run.read_manifest(), run.read_config(), views, sections=sections, written_at=time.time()),
     )
     return run.report
 
@@ -193,6 +205,7 @@ def render(
     config: dict[str, Any],
     views: Sequence[EpisodeView],
     *,
+    sections: Sequence[Section] = (),
     written_at: float,
 ) -> str:
     """The page. Everything that comes from outside is escaped. Pure but for reading the template."""
@@ -213,6 +226,7 @@ def render(
         totals=totals(views),
         legend=LEGEND,
         views=views,
+        sections=sections,
         pictures={view.index: Markup(view.timeline) for view in views},  # made by us, escaped there
         written_at=written_at,
     )

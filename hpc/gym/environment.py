@@ -58,12 +58,13 @@ class Gym:
         self.config = config
         self._state_path = state_path
         self._enabled = tuple(config.actions)
+        self._tools = act.tool_schemas(self._enabled)  # made once: it takes as long as the rest of a step
         self._submissions: Submissions | None = None  # there is one as long as the environment runs
 
     @property
     def tools(self) -> list[dict[str, Any]]:
         """OpenAI tool schemas of the actions that the agent may take."""
-        return act.tool_schemas(self._enabled)
+        return self._tools
 
     @property
     def evaluations_left(self) -> int:

@@ -90,7 +90,8 @@ class Session:
     async def wait(self, seconds: float) -> bool:
         """Wait for the end of the command; whether it came in time."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._done.wait(), seconds)
+            async with asyncio.timeout(seconds):  # wait_for of Python 3.11 may swallow a cancellation
+                await self._done.wait()
         return not self.running
 
     async def kill(self) -> None:

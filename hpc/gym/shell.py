@@ -117,7 +117,8 @@ class Shell:
         self._send("PS1= PS2=; set +H; unset HISTFILE")
         self._ask_for_mark()
         try:
-            await asyncio.wait_for(self._over.wait(), START_S)
+            async with asyncio.timeout(START_S):  # wait_for of Python 3.11 may swallow a cancellation
+                await self._over.wait()
         except TimeoutError:
             self._failure = f"not ready after {START_S:g} s"
         except asyncio.CancelledError:
@@ -167,7 +168,8 @@ class Shell:
 
     async def _ends_in(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._over.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._over.wait()
         return self._over.is_set()
 
     def _strike(self) -> None:
@@ -184,7 +186,8 @@ class Shell:
             os.close(self._life)
             self._life = -1
         try:
-            await asyncio.wait_for(self.gone.wait(), _GONE_S)
+            async with asyncio.timeout(_GONE_S):
+                await self.gone.wait()
         except TimeoutError:  # a process that even SIGKILL does not end hangs in the kernel
             self._guard.kill()
             self._finish()

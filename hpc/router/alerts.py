@@ -16,6 +16,7 @@ from hpc.config.attention import AttentionConfig
 from hpc.router.attention import HOUR, Hold, Waiting, digest_due, escalations_due, hold
 from hpc.router.desk import AlertCard, Claim
 from hpc.router.posts import Posts
+from hpc.router.stats import AlertFact
 from hpc.router.store import Store
 from hpc.wire.messages import Alert, StepBrief
 
@@ -83,7 +84,8 @@ class Alerts:
                 at - HOUR,
             )
             shown = int(row["shown"]) if row is not None else 0
-        queued = self._posts.waiting_alerts() if alert.priority != "ask" else 0
+        limit = self._attention.budget.queue
+        queued = self._posts.waiting_alerts(limit) if limit and alert.priority != "ask" else 0
         return hold(self._attention, alert.priority, at, shown=shown, queued=queued)
 
     def expire(self, episode: str, at: float) -> None:
@@ -225,6 +227,13 @@ class Alerts:
         """Alerts, oldest first."""
         clause = "where a.state = 'open'" if open_only else ""
         return [self._card(row) for row in self._store.all(f"{_ALERTS} {clause} order by a.number")]
+
+    def facts(self) -> list[AlertFact]:
+        """What statistics want to know of every alert, oldest first."""
+        return [
+            AlertFact(**{name: row[name] for name in AlertFact.__struct_fields__})
+            for row in self._store.all(f"select {', '.join(AlertFact.__struct_fields__)} from alert order by number")
+        ]
 
     def digest(self, post: str) -> list[AlertCard]:
         """What a digest lists, oldest first."""

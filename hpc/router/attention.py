@@ -92,7 +92,7 @@ def hold(attention: AttentionConfig, priority: Priority, now: float, *, shown: i
     if priority == "ask":
         return None
     budget = attention.budget
-    if queued >= budget.queue:
+    if 0 < budget.queue <= queued:
         return "queue"
     if priority == "drift" and 0 < budget.alerts_per_hour <= shown:
         return "budget"

@@ -17,6 +17,7 @@ from hpc.router.ledger import Ledger
 from hpc.router.posts import Posts
 from hpc.router.replies import Replies, Reply
 from hpc.router.state import Fact
+from hpc.router.stats import Annals
 from hpc.router.store import Store
 from hpc.wire.messages import Guidance
 
@@ -32,6 +33,7 @@ class JournalDesk:
         threads: whether an episode gets its thread as it starts or at its first alert.
         board_seconds: how often mere progress is shown anew.
         attention: when and how often annotators are called.
+        verify: see `hpc.router.store.Store`.
 
     Raises:
         HpcError: another router has the journal open, or it cannot be used (so for all methods).
@@ -45,10 +47,10 @@ class JournalDesk:
         threads: Literal["start", "alert"] = "start",
         board_seconds: float = 60.0,
         attention: AttentionConfig | None = None,
+        verify: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store = Store(path)
-        self.generation = self._store.count_start()
+        self._store = Store(path, verify=verify)
         self.on_reply = on_reply
         self._clock = clock
         self._posts = Posts(self._store, clock=clock)
@@ -77,6 +79,15 @@ class JournalDesk:
             " (select count(*) from guidance where state = 'queued') as guidance_queued"
         )
         return {**(dict(row) if row is not None else {}), "posts_due": self._posts.count()}
+
+    def annals(self, run: str) -> Annals:
+        """What statistics want to know, from the first Hello until an episode was last heard of."""
+        heard = self._store.one(
+            "select (select value from meta where name = 'hello_at') as since, max(seen_at) as until from episode"
+        )
+        until = heard["until"] if heard is not None and heard["until"] is not None else self._clock()
+        since = heard["since"] if heard is not None and heard["since"] is not None else until
+        return Annals(run=run, since=since, until=until, alerts=self._alerts.facts(), replies=self._replies.facts())
 
     # ---- what agents say
 

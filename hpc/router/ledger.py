@@ -71,8 +71,10 @@ class Ledger:
         self._store.run(
             "update episode set epoch = ?, seen_at = ? where episode = ?", *(hello.epoch, fact.at, hello.episode)
         )
-        if new and self._threads == "start":
-            self._posts.want_thread(hello.episode)
+        if new:
+            self._store.run("insert or ignore into meta values ('hello_at', ?)", int(fact.at))
+            if self._threads == "start":
+                self._posts.want_thread(hello.episode)
         if back:
             self._posts.want_board(hello.episode)
 

@@ -131,9 +131,11 @@ class Posts:
         self._add("alert", episode, ALERT_PRIORITY[priority], alert=alert)
         self.want_board(episode)
 
-    def waiting_alerts(self) -> int:
-        """How many alerts wait to be published."""
-        row = self._store.one("select count(*) as posts from post where kind = 'alert' and done_at is null")
+    def waiting_alerts(self, limit: int) -> int:
+        """How many alerts wait to be published, counted up to ``limit``."""
+        row = self._store.one(
+            "select count(*) as posts from (select 1 from post where kind = 'alert' and done_at is null limit ?)", limit
+        )
         return int(row["posts"]) if row is not None else 0
 
     def want_update(self, alert: str) -> None:

@@ -13,6 +13,7 @@ from hpc.core.ids import new_id
 from hpc.router.alerts import Alerts
 from hpc.router.desk import GuidanceCard, Verdict
 from hpc.router.posts import Posts
+from hpc.router.stats import ReplyFact
 from hpc.router.store import Store
 from hpc.wire.messages import Guidance
 
@@ -105,6 +106,8 @@ class Replies:
     def _replaced(self, reply: Reply) -> sqlite3.Row | None:
         """The reply to the same episode that this one corrects, in its newest version; None where it
         corrects none that could still be replaced."""
+        if reply.replaces is None:
+            return None
         row = self._store.one(
             "select * from guidance where (key = ? or guidance = ?) and episode = ? and control is null",
             *(reply.replaces, reply.replaces, reply.episode),
@@ -120,6 +123,13 @@ class Replies:
         """What is still to be delivered, oldest first."""
         return [
             _guidance(row) for row in self._store.all("select * from guidance where state = 'queued' order by number")
+        ]
+
+    def facts(self) -> list[ReplyFact]:
+        """What statistics want to know of every reply, oldest first."""
+        return [
+            ReplyFact(**{name: row[name] for name in ReplyFact.__struct_fields__})
+            for row in self._store.all(f"select {', '.join(ReplyFact.__struct_fields__)} from guidance order by number")
         ]
 
     # ---- cards

@@ -1,8 +1,9 @@
 """The router as a process: sockets, timers and files around `RouterState` and `JournalDesk`.
 
 A batch of messages is taken in, its facts are committed as one transaction, and only then are the
-answers sent (group commit). Only clients with a key of the run get through the CURVE handshake, and
-agents and inbox clients each only to their own socket.
+answers sent (group commit), if no newer router has taken over meanwhile (`hpc.router.succession`).
+Only clients with a key of the run get through the CURVE handshake, and agents and inbox clients each
+only to their own socket.
 """
 
 from __future__ import annotations
@@ -25,18 +26,20 @@ from zmq.auth.asyncio import AsyncioAuthenticator
 
 from hpc.config.attention import AttentionConfig
 from hpc.config.router import RouterConfig
-from hpc.core import files
-from hpc.core.errors import AnnotatorError, HpcError
+from hpc.core import files, processes
+from hpc.core.errors import AnnotatorError, HpcError, RouterSuperseded
+from hpc.router import succession
+from hpc.router.annals import Annalist
 from hpc.router.desk import Frontend
+from hpc.router.door import Door
 from hpc.router.inbox import answer
 from hpc.router.journal import JournalDesk
 from hpc.router.state import Effect, Ended, RouterState, Send
 from hpc.rundir import RunDir
 from hpc.wire import discovery, keys
-from hpc.wire.client import tune
 from hpc.wire.codec import MESSAGES, Refusal, encode
 from hpc.wire.inbox import REQUESTS, StopRouter
-from hpc.wire.messages import MAX_MESSAGE, Guidance
+from hpc.wire.messages import Guidance
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +49,14 @@ LOOK_SECONDS = 2.0
 """How often to look for done.json."""
 ATTENTION_SECONDS = 2.0
 """How often to see what time has made due for annotators."""
+ANNALS_SECONDS = 30.0
+"""How often the file for statistics is replaced."""
 SILENT_SECONDS = 20.0
 """An episode unheard of for so long may have ended without a Bye."""
 FRONTEND_RETRY_SECONDS = 5.0
 DRAIN_SECONDS = 10.0
 """How long the end of the run waits for the last posts to be published."""
 
-JOURNAL = "journal.sqlite3"
 STATUS = "status.json"
 
 
@@ -81,6 +85,7 @@ class Router:
         annotators: kind of the frontend, for router.json.
         attention: when and how often annotators are called.
         job_id: the scheduler's id of this process, for router.json.
+        tenure: the right to serve; without one it is taken at once.
 
     Raises:
         HpcError: the run has no keys, or another router serves it.
@@ -95,6 +100,7 @@ class Router:
         annotators: str,
         attention: AttentionConfig | None = None,
         job_id: str = "",
+        tenure: succession.Tenure | None = None,
     ) -> None:
         self._run = run
         self._config = config
@@ -108,13 +114,21 @@ class Router:
         self._counters: Counter[str] = Counter()
         self._agent_key = keys.load_agent_keys(run).public
         self._inbox_key = keys.load_inbox_keys(run).public
-        self.desk = JournalDesk(
-            run.router_dir / JOURNAL,
-            on_reply=self._deliver,
-            threads=config.threads,
-            board_seconds=config.board_seconds,
-            attention=attention,
-        )
+        self._superseded = False
+        self._tenure = tenure or succession.begin(run)
+        try:
+            self.desk = JournalDesk(
+                self._tenure.journal,
+                on_reply=self._deliver,
+                threads=config.threads,
+                board_seconds=config.board_seconds,
+                attention=attention,
+                verify=self._verify,
+            )
+        except BaseException:
+            self._tenure.end()
+            raise
+        self._annalist = Annalist(run)
         self._state = RouterState(
             run=run.name,
             verify=lambda episode, token: hmac.compare_digest(keys.episode_token(secret, episode), token),
@@ -122,49 +136,64 @@ class Router:
             epochs=self.desk.epochs(),
             pending=self.desk.pending(),
         )
-        self._context: zmq.asyncio.Context
-        self._agents: zmq.asyncio.Socket
-        self._inbox: zmq.asyncio.Socket
+        self._agents: Door
+        self._inbox: Door
 
     def stop(self) -> None:
         """End `serve` soon; call it on the loop's thread. The journal keeps what is unfinished."""
         self._stop.set()
 
+    def _verify(self) -> None:
+        """Make sure that what was just committed may be acknowledged. Whoever asked, the router ends if not."""
+        try:
+            self._tenure.check()
+        except RouterSuperseded:
+            self._superseded = True
+            self._stop.set()
+            raise
+
     async def serve(self) -> str:
-        """Serve until the run is done ("done") or `stop` is called ("stopped").
+        """Serve until the run is done ("done"), `stop` is called ("stopped") or a newer router has taken
+        over ("superseded").
 
         Raises:
             AnnotatorError: the frontend can never work.
             HpcError: a socket cannot be opened, or the run directory cannot be written.
         """
         _allow_many_connections()
-        self._context = zmq.asyncio.Context()
-        authenticator = AsyncioAuthenticator(self._context)
+        context = zmq.asyncio.Context()
+        authenticator = AsyncioAuthenticator(context)
         authenticator.start()
+        doors: list[Door] = []
         try:
             authenticator.configure_curve_callback("agent", _Allowed(self._agent_key))
             authenticator.configure_curve_callback("inbox", _Allowed(self._inbox_key))
-            self._agents, port = self._open("agent")
-            self._inbox, inbox_port = self._open("inbox")
+            for domain in ("agent", "inbox"):
+                doors.append(Door(context, domain, self._own))
+            self._agents, self._inbox = doors
             host = self._config.host or sockets.gethostname()
             info = discovery.RouterInfo(
-                address=f"tcp://{host}:{port}",
-                inbox_address=f"tcp://{host}:{inbox_port}",
+                address=f"tcp://{host}:{self._agents.port}",
+                inbox_address=f"tcp://{host}:{self._inbox.port}",
                 public_key=self._own.public,
-                generation=self.desk.generation,
+                generation=self._tenure.generation,
                 heartbeat=time.time(),
                 host=host,
                 pid=os.getpid(),
                 job_id=self._job_id,
                 annotators=self._annotators,
+                process=processes.identity(),
             )
             log.info("router %d of %s listens at %s", info.generation, self._run.name, info.address)
             return await self._serve(info)
         finally:
-            discovery.withdraw(self._run, self.desk.generation)
+            discovery.withdraw(self._run, self._tenure.generation)
+            for door in doors:
+                door.close()
             authenticator.stop()
-            self._context.destroy(linger=200)
+            context.destroy(linger=200)
             self.desk.close()
+            self._tenure.end()
 
     async def _serve(self, info: discovery.RouterInfo) -> str:
         services: set[asyncio.Task[Any]] = {
@@ -176,6 +205,7 @@ class Router:
                 "heartbeat": self._beat(info),
                 "annotators": self._serve_annotators(),
                 "attention": self._serve_attention(),
+                "annals": self._serve_annals(),
             }.items()
         }
         life = asyncio.create_task(self._until_over(), name="life")
@@ -184,39 +214,23 @@ class Router:
             for task in services:
                 if task.done():
                     task.result()  # a service ends by an error alone
-            return life.result()
+            return "superseded" if self._superseded else life.result()
+        except RouterSuperseded as error:
+            log.warning("%s", error)
+            return "superseded"
         finally:
             for task in (*services, life):
                 task.cancel()
             await asyncio.gather(*services, life, return_exceptions=True)
             with contextlib.suppress(HpcError):
                 self._write_status()
-
-    def _open(self, domain: str) -> tuple[zmq.asyncio.Socket, int]:
-        socket = self._context.socket(zmq.ROUTER)
-        tune(socket)
-        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # without it, sends to the departed vanish silently
-        socket.setsockopt(zmq.BACKLOG, 4096)
-        socket.setsockopt(zmq.MAXMSGSIZE, 4 * MAX_MESSAGE)  # above MAX_MESSAGE: Reject; above this: cut off
-        socket.setsockopt(zmq.CURVE_SERVER, 1)
-        socket.setsockopt(zmq.CURVE_PUBLICKEY, self._own.public.encode())
-        socket.setsockopt(zmq.CURVE_SECRETKEY, self._own.secret.encode())
-        socket.setsockopt(zmq.ZAP_DOMAIN, domain.encode())
-        try:
-            return socket, socket.bind_to_random_port("tcp://*")
-        except zmq.ZMQError as error:
-            raise HpcError(f"the router cannot listen: {error}", "free a TCP port on this machine") from error
+                self._write_annals()
 
     # ---- agents
 
     async def _serve_agents(self) -> None:
         while True:
-            batch = [await self._agents.recv_multipart()]
-            while len(batch) < BATCH:
-                try:
-                    batch.append(await self._agents.recv_multipart(zmq.NOBLOCK))
-                except zmq.Again:
-                    break
+            batch = await self._agents.receive(BATCH)
             effects: list[Effect] = []
             now = time.time()
             for frames in batch:
@@ -238,6 +252,8 @@ class Router:
         sends = [effect for effect in effects if isinstance(effect, Send)]
         try:
             self.desk.record(effect for effect in effects if not isinstance(effect, Send))
+        except RouterSuperseded:
+            raise
         except HpcError as error:  # nothing was acknowledged: the agents will say it again
             log.error("a batch of %d messages was not taken in: %s", len(effects), error)
             self._counters["batches_lost"] += 1
@@ -245,13 +261,12 @@ class Router:
             await asyncio.sleep(1.0)
             return
         for send in sends:
-            await self._send(self._agents, send.route, encode(send.message))
+            self._send(self._agents, send.route, encode(send.message))
         self._wake.set()
+        await asyncio.sleep(0)  # with messages always at the door, deliveries and people would never have a turn
 
-    async def _send(self, socket: zmq.asyncio.Socket, route: bytes, frame: bytes) -> None:
-        try:
-            await socket.send_multipart([route, frame], zmq.NOBLOCK)
-        except zmq.ZMQError:  # gone or stuck; whatever matters is sent again
+    def _send(self, door: Door, route: bytes, frame: bytes) -> None:
+        if self._superseded or not door.send(route, frame):  # gone or stuck; whatever matters is sent again
             self._counters["unsent"] += 1
 
     # ---- guidance
@@ -265,7 +280,7 @@ class Router:
             self._wake.clear()
             for send in self._state.tick(time.time()):
                 self._counters["guidance_sent"] += 1
-                await self._send(self._agents, send.route, encode(send.message))
+                self._send(self._agents, send.route, encode(send.message))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_SECONDS):  # wait_for would swallow a cancellation (3.11)
                     await self._wake.wait()
@@ -274,18 +289,19 @@ class Router:
 
     async def _serve_inbox(self) -> None:
         while True:
-            frames = await self._inbox.recv_multipart()
-            found = REQUESTS.examine(frames[-1]) if len(frames) == 2 else None
-            if found is None or isinstance(found, Refusal):
-                self._counters["inbox_refused"] += 1
-                if found is not None and found.parent:
-                    refusal = self._state.reject(frames[0], found.parent, found.code, found.reason)
-                    await self._send(self._inbox, frames[0], encode(refusal.message))
-                continue
-            self._counters["inbox_requests"] += 1
-            await self._send(self._inbox, frames[0], answer(self.desk, found))
-            if isinstance(found, StopRouter):
-                self.stop()
+            for frames in await self._inbox.receive(1):
+                found = REQUESTS.examine(frames[-1]) if len(frames) == 2 else None
+                if found is None or isinstance(found, Refusal):
+                    self._counters["inbox_refused"] += 1
+                    if found is not None and found.parent:
+                        refusal = self._state.reject(frames[0], found.parent, found.code, found.reason)
+                        self._send(self._inbox, frames[0], encode(refusal.message))
+                    continue
+                self._counters["inbox_requests"] += 1
+                self._send(self._inbox, frames[0], answer(self.desk, found))
+                if isinstance(found, StopRouter):
+                    self.stop()
+            await asyncio.sleep(0)
 
     async def _serve_annotators(self) -> None:
         """Run the frontend. It may fail for good (AnnotatorError); any other failure is an accident
@@ -293,7 +309,7 @@ class Router:
         while True:
             try:
                 await self._frontend.run(self.desk)
-            except AnnotatorError:
+            except (AnnotatorError, RouterSuperseded):
                 raise
             except Exception:
                 log.exception("the annotators' frontend failed; it starts again")
@@ -305,14 +321,32 @@ class Router:
         while True:
             try:
                 self.desk.attend()
+            except RouterSuperseded:
+                raise
             except HpcError as error:  # as for messages: a full disk must not end the router
                 log.error("%s", error)
             await asyncio.sleep(ATTENTION_SECONDS)
+
+    async def _serve_annals(self) -> None:
+        """Leave what statistics want to know, now and then (and at the end)."""
+        while True:
+            await asyncio.sleep(ANNALS_SECONDS)
+            try:
+                self._write_annals()
+            except RouterSuperseded:
+                raise
+            except HpcError as error:
+                log.error("%s", error)
+
+    def _write_annals(self) -> None:
+        self._verify()  # a router that was superseded knows less than the file
+        self._annalist.write(self.desk.annals(self._run.name))
 
     # ---- life
 
     async def _beat(self, info: discovery.RouterInfo) -> None:
         while True:
+            self._verify()
             try:
                 discovery.publish(self._run, msgspec.structs.replace(info, heartbeat=time.time()))
                 self._write_status()
@@ -323,7 +357,7 @@ class Router:
     def _write_status(self) -> None:
         """What `hpc router status` shows; it outlives the router."""
         status = {
-            "generation": self.desk.generation,
+            "generation": self._tenure.generation,
             "at": time.time(),
             "connected": self._state.connected,
             **self.desk.counts(),

@@ -3,15 +3,15 @@
 Write-ahead log with ``synchronous=FULL``: what was committed is on the disk. The exclusive locking
 mode keeps the index of the log in the process's memory instead of a shared mapping, which is what
 lets the file lie on a network filesystem: the journal is in the run directory, so a router that is
-started again on another node finds every message that was ever acknowledged. It is also the lock
-that forbids a second router.
+started again on another node finds every message that was ever acknowledged. Which router may open
+which file is the business of `hpc.router.succession`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ create table if not exists post (
     priority integer not null, attempted_at real, alert text, guidance text, status text,
     done_at real, reference text, dropped text, target text
 );
-create index if not exists post_waiting on post (kind) where done_at is null;
+create index if not exists post_alerts_waiting on post (number) where kind = 'alert' and done_at is null;
 create index if not exists post_alert on post (alert) where alert is not null;
 create index if not exists post_due on post (priority, number) where done_at is null;
 create index if not exists post_episode on post (episode) where done_at is null;
@@ -86,12 +86,16 @@ alter table post add column target text;
 class Store:
     """One open journal file.
 
+    Args:
+        verify: called after each commit, before anybody learns of it; raises where nobody may.
+
     Raises:
         HpcError: another router has it open, it is damaged, or the disk is full (so for all methods).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, verify: Callable[[], None] = lambda: None) -> None:
         self.path = path
+        self._verify = verify
         self._depth = 0
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -131,13 +135,6 @@ class Store:
         for statement in filter(str.strip, script.split(";")):
             self.run(statement)
 
-    def count_start(self) -> int:
-        """The generation of this start: one more than the last."""
-        with self.transaction():
-            self.run("insert into meta values ('generation', 1) on conflict (name) do update set value = value + 1")
-        row = self.one("select value from meta where name = 'generation'")
-        return int(row["value"]) if row is not None else 1
-
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing, durable at the end. A transaction inside another belongs to that one."""
@@ -150,6 +147,7 @@ class Store:
             yield
             self._depth = 0
             self.run("commit")
+            self._verify()
         except BaseException:
             self._depth = 0
             with contextlib.suppress(sqlite3.Error):

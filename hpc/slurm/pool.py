@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 from hpc.rundir import RunDir
 from hpc.slurm.allocation import REQUEUE
@@ -90,6 +91,9 @@ class ElementPool:
         restarts = self.restarts
         while not self.cancelled.is_set():
             code = self._once(index, restarts)
+            if code == -signal.SIGUSR2 and not self.cancelled.is_set():  # told to go before it could listen
+                code = REQUEUE
+                self._write(index, "requeued", restarts, "told to go before it had begun", code)
             self._account_for_silence(index, restarts, code)
             if code != REQUEUE or not self.again:
                 return code
@@ -130,9 +134,16 @@ class ElementPool:
         else:
             self._write(index, "failed", restarts, f"ended with exit status {code}; see {self.log(index)}", code)
 
-    def _write(self, index: int, state: str, restarts: int, error: str, code: int | None = None) -> None:
+    def _write(
+        self,
+        index: int,
+        state: Literal["failed", "cancelled", "requeued"],
+        restarts: int,
+        error: str,
+        code: int | None = None,
+    ) -> None:
         outcome = Outcome(
-            state="cancelled" if state == "cancelled" else "failed",
+            state=state,
             job_id=self.job_id(index),
             attempt=restarts + 1,
             exit=code,

@@ -75,9 +75,9 @@ def run_in_slurm(manifest: Manifest, load: Callable[[dict[str, Any]], Work], ind
         backend="slurm",
         end_time=own.end_time(me.job_id),
     )
-    _watch_slurm(allocation, manifest, me)
     element = _Element(run, manifest, index, allocation, leads=me.rank == 0)
-    return element.run(load, lambda: own.requeue(me.job_id, me.restarts))
+    with _slurm_watcher(allocation, manifest, me):
+        return element.run(load, lambda: own.requeue(me.job_id, me.restarts))
 
 
 def run_in_pool(
@@ -103,8 +103,8 @@ def run_in_pool(
             return _judge(number, own.look(job_id), allocation, manifest)
         return "cancel" if number == signal.SIGTERM else _judge(number, None, allocation, manifest)
 
-    StopWatcher(allocation, judge=judge, signal_seconds=manifest.signal_seconds).start()
-    return _Element(run, manifest, index, allocation, leads=True).run(load, lambda: True)
+    with StopWatcher(allocation, judge=judge, signal_seconds=manifest.signal_seconds):
+        return _Element(run, manifest, index, allocation, leads=True).run(load, lambda: True)
 
 
 def run_pack(manifest: Manifest, path: Path, offset: int, pack: int, me: own.Identity) -> int:
@@ -131,11 +131,11 @@ def run_pack(manifest: Manifest, path: Path, offset: int, pack: int, me: own.Ide
         restarts=me.restarts,
     )
     allocation.on_stop(pool.stop)
-    _watch_slurm(allocation, manifest, me)
-    codes = pool.run(elements)
-    if REQUEUE in codes.values() and allocation.stop_reason != "cancel" and own.requeue(me.job_id, me.restarts):
-        return REQUEUE
-    return 1 if any(codes.values()) else 0
+    with _slurm_watcher(allocation, manifest, me):
+        codes = pool.run(elements)
+        if REQUEUE in codes.values() and allocation.stop_reason != "cancel" and own.requeue(me.job_id, me.restarts):
+            return REQUEUE
+        return 1 if any(codes.values()) else 0
 
 
 # ---- parts ------------------------------------------------------------------------------------
@@ -159,17 +159,17 @@ def _judge(number: int, view: own.JobView | None, allocation: Allocation, manife
     )
 
 
-def _watch_slurm(allocation: Allocation, manifest: Manifest, me: own.Identity) -> None:
+def _slurm_watcher(allocation: Allocation, manifest: Manifest, me: own.Identity) -> StopWatcher:
     def moved() -> float | None:
         view = own.look(me.job_id)
         return view.end_time if view is not None else None
 
-    StopWatcher(
+    return StopWatcher(
         allocation,
         judge=lambda number: _judge(number, own.look(me.job_id), allocation, manifest),
         signal_seconds=manifest.signal_seconds,
         end_time=moved,
-    ).start()
+    )
 
 
 class _Element:

@@ -13,6 +13,10 @@ from hpc.config.cluster import ClusterConfig, Resources
 from hpc.rundir import RunDir
 from hpc.slurm.record import Chunk, array_spec, parse_spec
 
+DEAF = "trap '' USR2"
+"""The job's first line: told to go before it can listen it would die and count as failed; deaf it is
+requeued at the end of its grace time. Python's handlers end the deafness."""
+
 
 def plan_chunks(elements: Sequence[int], pack: int, max_array_size: int) -> list[Chunk]:
     """Spread elements over array jobs, each with indices below ``max_array_size``.
@@ -91,7 +95,7 @@ def sbatch_options(
         "wckey": None,
         "stderr_to_stdout": True,
         "use_srun": False,
-        "setup": list(cluster.setup) or None,
+        "setup": [DEAF, *cluster.setup],
         "additional_parameters": {**site, **own},
     }
     return {key: value for key, value in wanted.items() if value is not None or key == "wckey"}

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from typing import Self
 
 from hpc.slurm.allocation import Allocation, StopReason
 
@@ -17,7 +18,7 @@ SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 
 
 class StopWatcher:
-    """Watches over one allocation from a thread of its own.
+    """Watches over one allocation from a thread of its own, as a context manager.
 
     The handlers only put the number in a queue, so whatever the job is doing in its main thread is
     not disturbed; judging a signal may take a question to the scheduler.
@@ -42,11 +43,18 @@ class StopWatcher:
         self._end_time = end_time
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
 
-    def start(self) -> None:
+    def __enter__(self) -> Self:
         """Install the handlers (main thread only) and begin to watch."""
         for number in SIGNALS:
             signal.signal(number, lambda received, _frame: self._signals.put(received))
         threading.Thread(target=self._watch, name="stop-watcher", daemon=True).start()
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        """Be deaf from here on: the last word is said, and a second signal (Slurm's and the pool's may
+        both come) would kill the interpreter while it ends, with another exit status."""
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
     def _watch(self) -> None:
         while self._allocation.stop_reason is None:

@@ -25,6 +25,7 @@ class RouterInfo(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     job_id: str
     annotators: str
+    process: str = ""
 
     def is_stale(self, now: float | None = None) -> bool:
         """Whether the heartbeat stopped."""

@@ -37,11 +37,12 @@ def wait_until(probe: Callable[[], T], *, seconds: float = DEADLINE) -> T:
         time.sleep(0.05)
 
 
-def make_run(root: Path, **router: Any) -> RunDir:
-    """A launched run with its keys, served on the loopback interface."""
+def make_run(root: Path, *, attention: dict[str, Any] | None = None, **router: Any) -> RunDir:
+    """A launched run with its keys, served on the loopback interface. Without ``attention`` each alert
+    is shown by itself."""
     settings = {"host": "127.0.0.1", "heartbeat_seconds": 1, "resend_seconds": 0.5, "grace_seconds": 0, **router}
-    each_alert = {"budget": {"merge": False, "queue": 1_000_000}}
-    config = {"annotators": {"kind": "console", "attention": each_alert}, "router": settings}
+    each_alert = {"budget": {"merge": False, "queue": 0}}
+    config = {"annotators": {"kind": "console", "attention": attention or each_alert}, "router": settings}
     run = RunDir.create(root, manifest={}, config=config, config_hash="0" * 16)
     create_run_keys(run)
     return run

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.vllm
 @pytest.mark.timeout(600)
+@pytest.mark.xdist_group("vllm")
 def test_the_demo_answers_an_alert_and_writes_its_report() -> None:
     done = subprocess.run(
         [sys.executable, "scripts/demo.py"],

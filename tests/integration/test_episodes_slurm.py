@@ -1,9 +1,10 @@
-"""The main job on a real Slurm cluster: sixteen episodes, one preempted, one on a node that dies."""
+"""The main job on a real Slurm cluster: sixteen episodes, some preempted, some on a node that dies."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from tests.integration.whole_job import WholeJob, check_trajectory, stub_runtime
 
 EPISODES = 16
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600), pytest.mark.xdist_group("slurm-episodes")]
 
 
 def placed(cluster: DevSlurm) -> dict[str, str]:
@@ -31,20 +32,27 @@ def node_of(job: WholeJob, cluster: DevSlurm, index: int) -> str:
     return placed(cluster).get(slurm_id(job, index), "")
 
 
+@pytest.mark.vllm
 def test_sixteen_episodes_survive_preemption_and_a_lost_node(slurm_cluster: DevSlurm, tmp_path: Path) -> None:
+    """The real vLLM with the shipped policy as one of the jobs; a job of a higher partition takes one
+    node from the episodes, another node dies."""
     with whole_job(tmp_path, "sixteen", EPISODES) as job:
         job.hpc(
-            "episodes", "submit", "cluster=dev", *stub_runtime(tmp_path), *job.overrides(EPISODES),
-            "task.seconds_per_run=1.0",
+            "episodes", "submit", "cluster=dev", *job.overrides(EPISODES),
+            "cluster.resources.episode.partition=low", "task.seconds_per_run=1.0",
         )  # fmt: skip
         jobs = json.loads(job.run.jobs.read_text())
         services = _nodes_of_services(job, slurm_cluster)
 
-        moved = until(lambda: _victim(job, slurm_cluster, set()), "an episode with guidance, running")
+        moved = until(lambda: _victim(job, slurm_cluster, set(), services), "an episode with guidance, running")
         step_moved = job.progress(moved)["step"]
-        slurm_cluster.call("scontrol", "requeue", slurm_id(job, moved))
+        node_moved = node_of(job, slurm_cluster, moved)
+        slurm_cluster.call(
+            "sbatch", "--partition=main", f"--nodelist={node_moved}", "--exclusive", "--output=/dev/null",
+            "--wrap=sleep 2",
+        )  # fmt: skip
 
-        lost = until(lambda: _victim(job, slurm_cluster, {moved}, avoid=services), "an episode on another node")
+        lost = until(lambda: _victim(job, slurm_cluster, {moved}, services | {node_moved}), "one on another node")
         step_lost = job.progress(lost)["step"]
         node = node_of(job, slurm_cluster, lost)
         slurm_cluster.script("kill-node", node)
@@ -57,8 +65,11 @@ def test_sixteen_episodes_survive_preemption_and_a_lost_node(slurm_cluster: DevS
         for index, step in ((moved, step_moved), (lost, step_lost)):
             assert summaries[index]["attempts"] >= 2
             assert summaries[index]["started"][1]["resumed_at_step"] >= step
-        applied = sorted(guidance["text"] for summary in summaries for guidance in summary["guidance"])
-        assert applied and applied == sorted(job.human_replies())  # none lost, none twice
+        applied = Counter(guidance["text"] for summary in summaries for guidance in summary["guidance"])
+        said = Counter(job.human_replies())
+        assert applied and applied <= said  # none twice
+        # none lost: the annotator was told which replies came after the end of their episode
+        until(lambda: (said - applied).total() == len(job.told("Too late")), "the word on replies that came too late")
         (submission,) = jobs["jobs"]["episodes"]["submissions"]
         assert len(submission["chunks"]) == 2  # MaxArraySize is 10
         until(job.run.done.exists, "the end of the run")
@@ -99,12 +110,12 @@ def _nodes_of_services(job: WholeJob, cluster: DevSlurm) -> set[str]:
     return {running[name] for name in ids if name in running}
 
 
-def _victim(job: WholeJob, cluster: DevSlurm, taken: set[int], avoid: set[str] | None = None) -> int | None:
+def _victim(job: WholeJob, cluster: DevSlurm, taken: set[int], avoid: set[str]) -> int | None:
     """An episode that already got guidance and is still running, not on one of the nodes to avoid."""
     for index in range(EPISODES):
         if index in taken or job.result(index) or job.progress(index).get("guidance", 0) < 1:
             continue
         node = node_of(job, cluster, index)
-        if node and node not in (avoid or set()):
+        if node and node not in avoid:
             return index
     return None

@@ -13,9 +13,7 @@ import pytest
 from hpc.core.locate import data_dir
 from hpc.serving import preflight
 from tests.integration.serving_run import Served
-from tests.integration.vllm_server import vllm_config, vllm_model, vllm_served
 
-__all__ = ["vllm_config", "vllm_model", "vllm_served"]
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900), pytest.mark.xdist_group("vllm")]
 
 REPOSITORY = Path(__file__).resolve().parents[2]

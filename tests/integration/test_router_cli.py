@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -47,11 +48,12 @@ def test_an_alert_is_listed_shown_and_answered(run: RunDir, agent: AgentProcess)
     [card] = wait_until(lambda: listed(run))
     assert (card["alert"], card["state"], card["step"]) == (name, "open", 7)
     table = hpc(run, "inbox").stdout
-    assert table.startswith(f"{name}\topen\tdrift\ttest\t0.90\t7\t")
+    assert table.startswith(f"{name}\topen\t\tdrift\ttest\t0.90\t7\t")
     assert "\x1b" not in table, "agent text cannot move the cursor"
 
     answered = hpc(run, "inbox", "reply", name, "turn left", "--kind", "knowledge", "--as", "ada")
-    assert (answered.returncode, answered.stdout) == (0, "")
+    assert answered.returncode == 0
+    assert answered.stdout.startswith("gu-"), "the id of the reply, for --replaces"
     assert answered.stderr == f"accepted, on its way to {agent.episode}\n"
     wait_until(agent.applied)
     assert hpc(run, "inbox").stdout == ""
@@ -90,6 +92,108 @@ def test_alerts_are_closed(run: RunDir, agent: AgentProcess) -> None:
     again = hpc(run, "inbox", "resolve", name)
     assert (again.returncode, again.stderr.splitlines()[0]) == (2, f"error: alert {name} is not open any more")
     assert json.loads(hpc(run, "inbox", "list", "--all", "--json").stdout)[0]["state"] == "false_alarm"
+
+
+def test_two_people_at_their_terminals_share_the_alerts(run: RunDir, agent: AgentProcess) -> None:
+    name = agent.alert(1)
+    wait_until(lambda: listed(run))
+    claimed = hpc(run, "inbox", "claim", name, "--as", "ada")
+    assert (claimed.returncode, claimed.stderr.startswith(f"{name} is yours until ")) == (0, True)
+    late = hpc(run, "inbox", "claim", name, "--as", "bob", "--json")
+    assert late.returncode == 1
+    assert late.stderr.startswith(f"error: ada has claimed {name} until ")
+    assert json.loads(late.stdout)["status"] == "held"
+    assert hpc(run, "inbox").stdout.startswith(f"{name}\topen\tada\t")
+    assert "claimed   by ada until" in hpc(run, "inbox", "show", name).stdout
+    refused = hpc(run, "inbox", "release", name, "--as", "bob")
+    assert (refused.returncode, refused.stderr.splitlines()[0]) == (2, f"error: {name} belongs to ada, not to bob")
+    assert hpc(run, "inbox", "release", name, "--as", "ada").returncode == 0
+    assert listed(run)[0]["owner"] is None
+    unknown = hpc(run, "inbox", "claim", "mine-00003-a9")
+    assert (unknown.returncode, unknown.stderr.splitlines()[0]) == (2, "error: alert mine-00003-a9 does not exist")
+
+
+def test_a_reply_says_how_long_it_is_good_for_and_is_corrected(run: RunDir, agent: AgentProcess) -> None:
+    agent.order(do="begin")  # a long step
+    name = agent.alert(1)
+    wait_until(lambda: listed(run))
+    first = hpc(run, "inbox", "reply", name, "left", "--until-step", "40", "--until", "2h").stdout.strip()
+    second = subprocess.run(
+        [sys.executable, "-m", "hpc.cli", "inbox", "reply", name, "-", "--replaces", first, "--json"],
+        input="right,\nthen straight on\n",
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "HPC_RUNS": str(run.root.parent), "HPC_ANNOTATOR": "bob"},
+    )
+    reply = json.loads(second.stdout)["reply"]
+    assert (reply["replaces"], reply["annotator"], reply["text"]) == (first, "bob", "right,\nthen straight on")
+
+    def replies() -> dict[str, dict[str, object]]:
+        shown = json.loads(hpc(run, "inbox", "show", name, "--json").stdout)
+        return {reply["text"]: reply for reply in shown["replies"]}
+
+    left = wait_until(lambda: (found := replies()["left"])["state"] == "superseded" and found)
+    assert left["valid_until_step"] == 40
+    agent.order(do="end", step=5)
+    wait_until(lambda: agent.applied() == ["right,\nthen straight on"])
+
+
+def test_a_watcher_sees_each_change_and_outlives_the_router(run: RunDir) -> None:
+    with RouterProcess(run), AgentProcess(run, 3) as agent:
+        name = agent.alert(1)
+        wait_until(lambda: listed(run))
+        watcher = subprocess.Popen(
+            [sys.executable, "-m", "hpc.cli", "inbox", "watch", "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "HPC_RUNS": str(run.root.parent)},
+        )
+        assert watcher.stdout is not None
+        assert watcher.stderr is not None
+        seen = [json.loads(watcher.stdout.readline())]
+        hpc(run, "inbox", "claim", name, "--as", "ada")
+        seen.append(json.loads(watcher.stdout.readline()))
+        hpc(run, "router", "stop", "mine")
+        assert "waiting for one" in watcher.stderr.readline()
+        with RouterProcess(run):
+            hpc(run, "inbox", "release", name, "--as", "ada")
+            seen.append(json.loads(watcher.stdout.readline()))
+        watcher.send_signal(signal.SIGINT)
+        watcher.communicate()
+    assert watcher.returncode == 130
+    assert [(card["alert"], card["owner"]) for card in seen[:2]] == [(name, None), (name, "ada")]
+
+
+def test_figures_outlive_the_router(run: RunDir) -> None:
+    nothing = hpc(run, "inbox", "stats")
+    assert (nothing.returncode, nothing.stderr.splitlines()[0]) == (
+        1,
+        "error: no router has left figures of mine yet",
+    )
+    with RouterProcess(run), AgentProcess(run, 3) as agent:
+        first, second = agent.alert(1), agent.alert(2)
+        wait_until(lambda: len(listed(run)) == 2)
+        hpc(run, "inbox", "reply", first, "left", "--as", "ada")
+        hpc(run, "inbox", "resolve", second, "--false-alarm", "--as", "bob")
+        shown = ["inbox", "show", first, "--json"]
+        wait_until(lambda: json.loads(hpc(run, *shown).stdout)["replies"][0]["state"] == "applied")
+        hpc(run, "router", "stop", "mine")
+        wait_until(lambda: not run.router.exists())
+    found = json.loads(hpc(run, "inbox", "stats", "mine", "--json").stdout)
+    total = found["total"]
+    assert (total["alerts"], total["answered"], total["false_alarms"], total["applied"]) == (2, 1, 1, 1)
+    assert (total["answered_share"], total["false_alarm_share"], total["acceptance"]) == (0.5, 0.5, 1.0)
+    assert list(found["detectors"]) == ["test"]
+    assert found["annotators"]["bob"]["false_alarms"] == 1
+    table = hpc(run, "inbox", "stats").stdout
+    assert "figure\tacceptance\t100 %\n" in table
+    assert "\nannotator\tada\t1\t" in table
+    labels = {alert["alert"]: alert["state"] for alert in files.read_json(run.router_dir / "annotators.json")["alerts"]}
+    assert labels == {first: "answered", second: "false_alarm"}
+    report = hpc(run, "episodes", "report", "mine").stdout.strip()
+    assert "annotators&#39; time" in Path(report).read_text()
 
 
 @pytest.mark.parametrize(

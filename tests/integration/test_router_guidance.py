@@ -93,7 +93,7 @@ def test_a_correction_and_a_reply_that_is_too_old(tmp_path: Path) -> None:
             wait_until(lambda: states(people, name)["left"] == "superseded")
             agent.kill()
         with AgentProcess(run, 0) as agent:
-            # the new incarnation is at step 0 and in a long step again, before it applies anything
+            # it begins at step 0 again, where nothing is too old; what was replaced stays replaced
             wait_until(lambda: "still good" in agent.applied())
             wait_until(lambda: set(states(people, name).values()) == {"applied", "superseded"})
             assert agent.applied() == ["before step 5", "still good", "right"]
@@ -142,6 +142,32 @@ def test_annotators_at_two_terminals_share_the_alerts(tmp_path: Path) -> None:
         assert bob.claim(name, annotator="bob")[0] == "not_open"
         assert bob.claim("run-00000-a99", annotator="bob") == ("unknown", None)
         wait_until(lambda: agent.applied() == ["I was quicker"])
+
+
+def test_annotators_are_called_merged_and_spared_as_configured(tmp_path: Path) -> None:
+    attention = {
+        "escalation": {"minutes": 0.001, "to": ["U1", "S2"]},
+        "budget": {"alerts_per_hour": 1, "digest_minutes": 0.001},
+    }
+    run = make_run(tmp_path / "run", attention=attention)
+    with RouterProcess(run) as router, router.inbox() as people:
+        with AgentProcess(run, 0) as agent, AgentProcess(run, 1) as other:
+            first = agent.alert(1)
+            wait_until(lambda: [card.escalated_to for card in people.alerts()] == [["U1", "S2"]])
+            agent.alert(2, "still stuck")
+            held = other.alert(1)
+            wait_until(lambda: len(people.alerts()) == 2)
+            cards = {card.alert: card for card in people.alerts()}
+            assert (cards[first].count, cards[first].reason, cards[first].last_step) == (2, "still stuck", 2)
+            assert (cards[held].held, cards[held].escalated_to) == ("budget", [])
+            wait_until(lambda: f"1 alerts were held back: {held}" in router.log.read_text())
+            assert people.reply(held, "answered all the same", annotator="ada")[0] == "accepted"
+            wait_until(lambda: other.applied() == ["answered all the same"])
+            assert agent.applied() == []
+        said = router.log.read_text()
+        assert said.count(f"alert {first} is unanswered: calling U1") == 1
+        assert said.count(f"alert {first} is unanswered: calling S2") == 1
+        assert said.count("held back") == 1
 
 
 def test_pause_and_stop_outlive_the_agent(tmp_path: Path) -> None:

@@ -20,9 +20,8 @@ from hpc.serving.preflight import resolve_model
 from hpc.serving.probe import Prober
 from hpc.serving.registry import Registry
 from tests.integration.serving_run import Served, make_run, serving, until
-from tests.integration.vllm_server import BOOT_SECONDS, vllm_config, vllm_model, vllm_served
+from tests.integration.vllm_server import BOOT_SECONDS, QUICK_PROBES
 
-__all__ = ["vllm_config", "vllm_model", "vllm_served"]
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600), pytest.mark.xdist_group("vllm")]
 
 ASK = [{"role": "user", "content": "what now?"}]
@@ -134,7 +133,8 @@ async def test_refusals_are_final(vllm_served: Served) -> None:
 def test_a_killed_engine_is_withdrawn_restarted_and_drained(vllm_config: ServerRunConfig, tmp_path: Path) -> None:
     run = make_run(tmp_path)
     shared = set(os.listdir("/dev/shm"))
-    with serving(run, vllm_config.server, vllm_config.model, vllm_config.runtime) as served:
+    server = msgspec.structs.replace(vllm_config.server, probe_seconds=QUICK_PROBES)
+    with serving(run, server, vllm_config.model, vllm_config.runtime) as served:
         first = served.wait_endpoint(BOOT_SECONDS)
         engine = next(
             process for process in psutil.Process(first.pid).children(recursive=True) if "Engine" in process.name()

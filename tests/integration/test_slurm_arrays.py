@@ -16,7 +16,7 @@ from hpc.slurm.elements import read_outcome
 from tests.integration.slurm_cluster import DevSlurm, all_in, wait_for
 from tests.integration.slurm_probe import KIND, events
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm-arrays")]
 
 
 def probes(count: int, **payload: object) -> list[dict[str, object]]:

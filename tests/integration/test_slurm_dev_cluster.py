@@ -15,7 +15,7 @@ from hpc.core.errors import SubmissionError
 from hpc.slurm import choose_executor, cluster_facts
 from tests.integration.slurm_cluster import SCRIPT, DevSlurm, eventually
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm-dev_cluster")]
 
 
 def processes_of(folder: Path) -> list[str]:

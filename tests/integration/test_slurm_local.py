@@ -100,8 +100,8 @@ def test_cancelling_reaches_what_runs_and_what_waits(run_dir: RunDir) -> None:
     at_work(run_dir)
     assert [e.state for e in slurm.states(run_dir)][1:] == ["PENDING", "PENDING"]
     slurm.cancel(run_dir)
-    elements = wait_for(run_dir, "job", all_in("CANCELLED"))
-    assert all(element.gone for element in elements)
+    wait_for(run_dir, "job", all_in("CANCELLED"))
+    wait_for(run_dir, "job", lambda elements: all(element.gone for element in elements))  # its last lines are written
     assert events(run_dir, "p", 1) == []
 
 

@@ -15,7 +15,7 @@ from hpc.slurm import ElementState, JobSpec
 from tests.integration.slurm_cluster import DevSlurm, all_in, wait_for
 from tests.integration.slurm_probe import KIND, events
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm-requeue")]
 
 WORK = {"name": "p", "act": "work"}
 

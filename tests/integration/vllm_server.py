@@ -1,4 +1,4 @@
-"""A real vLLM on the CPU, started once per session. Import the fixtures that a test uses.
+"""Fixtures: a real vLLM on the CPU, started once per test process.
 
 The runtime is found as the product finds it (HPC_SERVE_VENV, .venv-serve, PATH); without one these
 tests are skipped. The model is the shipped tiny policy, or one with random weights.
@@ -20,13 +20,15 @@ from hpc.serving import preflight
 from tests.integration.serving_run import Served, make_run, serving
 
 BOOT_SECONDS = 300.0
-FASTER = ["server.drain_seconds=30", "server.probe_seconds=1"]
+QUICK_PROBES = 1.0
+"""Seconds, for servers that are to fall ill. Not for one that lives on: an engine spins for a second
+after each request, so that probes every second keep a core busy."""
 
 
 @pytest.fixture(scope="session")
 def vllm_config(tmp_path_factory: pytest.TempPathFactory) -> ServerRunConfig:
     """The shipped configuration of the tiny server."""
-    config: ServerRunConfig = compose("server", FASTER)
+    config: ServerRunConfig = compose("server")
     try:
         program = Path(preflight.vllm_program(config.runtime)[0])
     except MissingExtra as error:
@@ -38,7 +40,7 @@ def vllm_config(tmp_path_factory: pytest.TempPathFactory) -> ServerRunConfig:
         script = Path(__file__).with_name("make_random_model.py")
         python = program.with_name("python")
         subprocess.run([python, script, folder], check=True, capture_output=True, timeout=300)
-        return compose("server", [*FASTER, "model=custom", "model.name=random", f"model.path={folder}"])
+        return compose("server", ["model=custom", "model.name=random", f"model.path={folder}"])
     return config
 
 

@@ -119,6 +119,11 @@ class WholeJob:
         people = {user["id"] for user in self.slack["users"].values()}
         return [str(m["text"]) for m in self.slack_messages() if m["user"] in people and m.get("thread_ts")]
 
+    def told(self, words: str) -> list[str]:
+        """Messages of the app that contain ``words``: what annotators were told."""
+        people = {user["id"] for user in self.slack["users"].values()}
+        return [m["ts"] for m in self.slack_messages() if m["user"] not in people and words in json.dumps(m)]
+
 
 def check_trajectory(run: RunDir, index: int) -> dict[str, Any]:
     """Prove that a sealed trajectory is whole: no step twice, no guidance twice; its summary."""

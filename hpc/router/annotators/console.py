@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from hpc.router.desk import Desk
+from hpc.router.desk import Desk, Post
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +29,21 @@ class ConsoleFrontend:
         """Finish every post at once, until cancelled."""
         while True:
             for post in await desk.wait_posts():
-                alert = desk.alert(post.alert) if post.kind == "alert" and post.alert else None
-                if alert is not None and self._announce:
-                    log.warning(
-                        "alert %s (%s %.2f at step %d): %s; answer with: hpc inbox reply %s TEXT",
-                        *(alert.alert, alert.detector, alert.score, alert.step, plain(alert.reason), alert.alert),
-                    )
+                if self._announce:
+                    _announce(desk, post)
                 desk.finish_post(post.post, post.episode)
+
+
+def _announce(desk: Desk, post: Post) -> None:
+    if post.kind == "digest":
+        held = [card.alert for card in desk.digest(post.post) if card.state == "open"]
+        log.warning("%d alerts were held back: %s; see `hpc inbox list`", len(held), ", ".join(held))
+        return
+    alert = desk.alert(post.alert) if post.alert else None
+    if alert is not None and post.kind == "escalation":
+        log.warning("alert %s is unanswered: calling %s", alert.alert, plain(post.target or "nobody"))
+    elif alert is not None and post.kind == "alert":
+        log.warning(
+            "alert %s (%s %.2f at step %d): %s; answer with: hpc inbox reply %s TEXT",
+            *(alert.alert, alert.detector, alert.score, alert.step, plain(alert.reason), alert.alert),
+        )

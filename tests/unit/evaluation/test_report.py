@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from hpc.evaluation.report import duration, episode_view, render, totals, write_report
+from hpc.evaluation.report import Section, duration, episode_view, render, totals, write_report
 from hpc.rundir import RunDir
 from hpc.trajectories.records import (
     AlertRaised,
@@ -181,6 +181,15 @@ def test_a_run_in_any_state_has_a_report(tmp_path: Path) -> None:
         assert status in found.text
     assert found.tags.count("svg") == 2
     assert "is damaged" in found.text
+
+
+def test_tables_of_others_are_on_the_page_and_harmless() -> None:
+    section = Section(title="By annotator", columns=["annotator", "replies"], rows=[["<script>ada", "3"], ["bob", "–"]])
+    found = Page(render("demo", {}, {}, [], sections=[section], written_at=0.0))
+    assert "By annotator" in found.text
+    assert "<script>ada" in found.text
+    assert "script" not in found.tags
+    assert found.tags.count("td") == 4
 
 
 def test_a_run_without_episodes_has_a_report(tmp_path: Path) -> None:

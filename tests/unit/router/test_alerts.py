@@ -504,9 +504,8 @@ def test_a_journal_of_the_first_format_is_brought_up_to_date(
     with sqlite3.connect(tmp_path / "journal.sqlite3") as old:
         old.executescript(FIRST_FORMAT)
     old.close()
-    for generation in (5, 6):
+    for _ in range(2):
         desk = opened()
-        assert desk.generation == generation
         card = card_of(desk, "r-00000-a4")
         assert (card.state, card.count, card.owner, card.reference) == ("open", 1, None, "T9")
         assert [guidance.text for guidance in desk.pending()] == ["left"]

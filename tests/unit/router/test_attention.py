@@ -155,6 +155,7 @@ def test_where_many_wait_only_asks_join_them(queued: int, held: str | None) -> N
     assert hold(AttentionConfig(), "drift", 0.0, shown=0, queued=queued) == held
     assert hold(AttentionConfig(), "milestone", 0.0, shown=0, queued=queued) == held
     assert hold(AttentionConfig(), "ask", 0.0, shown=0, queued=queued) is None
+    assert hold(AttentionConfig(budget=BudgetConfig(queue=0)), "drift", 0.0, shown=0, queued=queued) is None
 
 
 # ---- digests

@@ -214,17 +214,17 @@ def test_a_signal_is_judged_outside_the_handler(handlers: dict[int, Callable[[in
         judged_in.append(threading.current_thread().name)
         return "cancel" if number == signal.SIGTERM else "preempt"
 
-    StopWatcher(allocation, judge=judge, signal_seconds=1).start()
-    assert set(handlers) == {signal.SIGUSR2, signal.SIGTERM}
-    handlers[signal.SIGTERM](signal.SIGTERM, None)
-    assert stopped(allocation) == "cancel"
+    with StopWatcher(allocation, judge=judge, signal_seconds=1):
+        assert set(handlers) == {signal.SIGUSR2, signal.SIGTERM}
+        handlers[signal.SIGTERM](signal.SIGTERM, None)
+        assert stopped(allocation) == "cancel"
     assert judged_in == ["stop-watcher"]
 
 
 def test_the_clock_stops_ahead_of_the_walltime(handlers: dict[int, Callable[[int, object], None]]) -> None:
     allocation = Allocation(job_id="1_0", end_time=time.time() + 100)
-    StopWatcher(allocation, judge=lambda _number: "cancel", signal_seconds=100).start()
-    assert stopped(allocation) == "walltime"
+    with StopWatcher(allocation, judge=lambda _number: "cancel", signal_seconds=100):
+        assert stopped(allocation) == "walltime"
 
 
 def test_a_walltime_that_was_extended_is_believed(handlers: dict[int, Callable[[int, object], None]]) -> None:
@@ -236,11 +236,29 @@ def test_a_walltime_that_was_extended_is_believed(handlers: dict[int, Callable[[
         asked.set()
         return later
 
-    StopWatcher(allocation, judge=lambda _number: "preempt", signal_seconds=10, end_time=moved).start()
-    assert asked.wait(30)
-    handlers[signal.SIGUSR2](signal.SIGUSR2, None)
-    assert stopped(allocation) == "preempt"  # not walltime
+    with StopWatcher(allocation, judge=lambda _number: "preempt", signal_seconds=10, end_time=moved):
+        assert asked.wait(30)
+        handlers[signal.SIGUSR2](signal.SIGUSR2, None)
+        assert stopped(allocation) == "preempt"  # not walltime
     assert allocation.end_time == later
+
+
+def test_a_second_signal_does_not_change_how_the_process_ends() -> None:
+    """Slurm and the pool both signal an element; the later signal finds an interpreter that is ending."""
+    program = (
+        "import atexit, os, signal, sys\n"
+        "from hpc.slurm.allocation import Allocation\n"
+        "from hpc.slurm.signals import SIGNALS, StopWatcher\n"
+        "class Last:\n"
+        "    def __del__(self, kill=os.kill, me=os.getpid(), numbers=tuple(map(int, SIGNALS))):\n"
+        "        for number in numbers:\n"
+        "            kill(me, number)\n"
+        "sys.last = Last()  # dies with the interpreter, when Python's own handlers are gone\n"
+        "with StopWatcher(Allocation(job_id='1_0'), judge=lambda n: 'preempt', signal_seconds=1):\n"
+        "    pass\n"
+        "sys.exit(75)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 75
 
 
 # ---- dependencies

@@ -72,6 +72,7 @@ def test_the_whole_script_of_a_site(tmp_path: Path) -> None:
 #SBATCH --time=60
 
 # setup
+trap '' USR2
 module load cuda/12.4
 
 # command

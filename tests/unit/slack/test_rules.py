@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
 from hpc.config.annotators import SlackConfig
 from hpc.router.annotators.slack_allow import RETRY_SECONDS, AllowList, Undecided
-from hpc.router.annotators.slack_posts import message_of, thread_reference
-from hpc.router.annotators.slack_replies import Replies
+from hpc.router.annotators.slack_catch_up import keep_catching_up
+from hpc.router.annotators.slack_references import edit_key, message_of, reference
 from hpc.router.annotators.slack_web import Lane, Unsure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "scripts"))
@@ -133,8 +132,8 @@ def test_our_pace_stays_within_the_servers() -> None:
 
 
 def test_references_name_messages() -> None:
-    assert message_of(thread_reference("C0ALERTS", "17.000001")) == ("C0ALERTS", "17.000001")
-    assert message_of("C0ALERTS:17.000001:18.000002") == ("C0ALERTS", "17.000001")
+    assert message_of(reference("C0ALERTS", "17.000001")) == ("C0ALERTS", "17.000001")
+    assert message_of(edit_key("C0ALERTS", "17.000001", "18.000002")) == ("C0ALERTS", "17.000001")
     for other in ("view:V012", "action:17.1:apollo_stop:U0:18.2", "cli:al-1", "demo-00001", "", "C0ALERTS:abc"):
         assert message_of(other) is None
 
@@ -142,18 +141,14 @@ def test_references_name_messages() -> None:
 # ---- ending
 
 
-class _NoThreads:
-    """A desk without threads."""
-
-    def open_threads(self) -> list[tuple[str, str]]:
-        return []
+async def _read_nothing() -> None:
+    return None
 
 
 @pytest.mark.parametrize("turns", range(6))
 async def test_catching_up_ends_when_cancelled_while_it_is_woken(turns: int) -> None:
-    replies = Replies(cast(Any, _NoThreads()), cast(Any, None), cast(Any, None), "U0APOLLO0")
     wake = asyncio.Event()
-    task = asyncio.create_task(replies.keep_catching_up(60, wake))
+    task = asyncio.create_task(keep_catching_up([_read_nothing], 60, wake))
     await asyncio.sleep(0.01)
     wake.set()
     for _ in range(turns):

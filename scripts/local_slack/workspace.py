@@ -95,7 +95,7 @@ class Workspace:
         self.views: dict[str, dict[str, Any]] = {}
         self.homes: dict[str, dict[str, Any]] = {}
         self.publish: Callable[[dict[str, Any]], str] = lambda event: ""
-        self._triggers: dict[str, float] = {}
+        self.triggers: dict[str, float] = {}
         self._last = 0
 
     @property
@@ -135,12 +135,12 @@ class Workspace:
     def new_trigger(self) -> str:
         """What an interaction hands out to open one view within three seconds."""
         trigger = f"{uuid.uuid4().int % 10**12}.{secrets.token_hex(8)}"
-        self._triggers[trigger] = time.monotonic()
+        self.triggers[trigger] = time.monotonic()
         return trigger
 
     def use_trigger(self, trigger: str) -> None:
         """Spend a trigger."""
-        at = self._triggers.pop(trigger, None)
+        at = self.triggers.pop(trigger, None)
         if at is None:
             raise Refused("invalid_trigger_id")
         if time.monotonic() - at > TRIGGER_SECONDS:

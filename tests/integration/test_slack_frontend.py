@@ -339,6 +339,29 @@ async def test_an_edit_replaces_the_first_text_or_corrects_it(tmp_path: Path) ->
         assert desk.replies[1].key.startswith(f"{first}:")
 
 
+async def test_the_newest_edit_stays_in_whatever_order_edits_come(tmp_path: Path) -> None:
+    """A text that was read after its edit is not taken again when the event of the edit comes late."""
+    desk = FakeDesk()
+    desk.open_episode()
+    async with local_slack(tmp_path, "--no-limits", "--retries", "0.5", "--ack-seconds", "0.2") as server:
+        async with frontend(server, desk):
+            await until(lambda: desk.published)
+        ts = await server.say("alice", "one", desk.thread_ts())
+        await server.ctl("edit", ts=ts, text="two")  # both events are still on their way
+        async with frontend(server, desk):
+            await until(lambda: desk.replies)
+            await connected(server)
+            await server.ctl("edit", ts=ts, text="three")
+            await until(lambda: len(desk.replies) == 2)
+
+            async def settled() -> bool:
+                state = await server.ctl("state")
+                return len({d["event_id"] for d in state["deliveries"] if d["acked"]} | set(state["lost"])) >= 4
+
+            await until(settled)
+        assert [reply.text for reply in desk.replies] == ["two", "three"]
+
+
 @pytest.mark.usefixtures("impatient")
 async def test_edits_during_an_outage_are_caught_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slack_replies, "OVERLAP_SECONDS", 0.0)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from hpc.router.annotators.slack_allow import Undecided
-from hpc.router.annotators.slack_web import CallFailed
+from hpc.router.annotators.slack_web import CallFailed, Limited
 
 FIRST_RETRY_SECONDS = 2.0
 
@@ -29,6 +29,8 @@ async def keep_catching_up(
             except (CallFailed, Undecided) as failed:
                 log.warning("replies cannot be caught up with now: %s", failed)
                 pause = min(retry, seconds)
+                if isinstance(failed, Limited):
+                    await asyncio.sleep(failed.seconds)  # Slack asked for it, so nothing may wake us
         retry = FIRST_RETRY_SECONDS if pause == seconds else min(2 * retry, seconds)
         with suppress(TimeoutError):
             async with asyncio.timeout(pause):  # wait_for of Python 3.11 may swallow a cancellation

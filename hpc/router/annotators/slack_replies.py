@@ -55,6 +55,7 @@ class Replies:
         self._home = home
         self._on_missed = on_missed
         self._mention = re.compile(rf"\s*<@{re.escape(bot_user)}(?:\|[^<>]*)?>[\s:,]*")
+        self._edited: dict[str, float] = {}  # reply -> when its newest edit was made
         self._heard: dict[str, float] = {}  # thread -> when a reply was last taken in there
         self._gap = True
         self._told: set[tuple[str, str | None]] = set()  # strangers and the threads where they know it
@@ -115,7 +116,7 @@ class Replies:
             alert=None,
             annotator=str(message["user"]),
             text=text,
-            sent_at=float(ts),
+            sent_at=float((message.get("edited") or {}).get("ts") or ts),  # since when it says so
         )
         log.info("reply %s of %s to %s: %s", ts, message["user"], episode, verdict)
         return verdict
@@ -146,6 +147,9 @@ class Replies:
         text = self._text(message)
         if not edited or not text or first is None:
             return
+        known = max(first.sent_at, self._edited.get(first.key, 0.0))
+        if float(edited) <= known:
+            return  # this text was taken in already, or a newer one
         verdict = self._desk.take_reply(
             key=edit_key(channel, ts, str(edited)),
             episode=episode,
@@ -156,6 +160,7 @@ class Replies:
             kind=first.kind if first.state == "queued" and first.kind != "control" else "correction",
             replaces=first.key,
         )
+        self._edited[first.key] = float(edited)
         log.info("edit of reply %s of %s to %s: %s", ts, message["user"], episode, verdict)
 
     def refuse(self, channel: str, user: str, thread: str | None, *, is_person: bool) -> After | None:

@@ -29,7 +29,7 @@ demo: setup-demo ## the whole job on this machine; ANNOTATOR=me to answer the al
 test: setup ## every test, fast ones first
 	$(PYTEST) $(FAST) -m "not slurm and not vllm"
 	$(call twice,$(PYTEST) tests/integration -n 2 --dist loadgroup -m "not slurm and not vllm")
-	$(call twice,$(PYTEST) tests -m "slurm or vllm")
+	$(call twice,$(PYTEST) tests -n 2 --dist loadgroup -m "slurm or vllm")
 
 check: setup-dev ## ruff, mypy --strict, import-linter, fast tests
 	$(python) -m ruff check .

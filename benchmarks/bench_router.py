@@ -190,7 +190,9 @@ def main() -> None:
         text = f"value <= {TARGET_MS:g} ms, nothing lost"
         emit(f"router_reply_{name}", value, "ms", "bare round trip", baseline, text, value <= TARGET_MS and not lost)
     text = f"ratio <= {TARGET_MEMORY:g}"
-    emit("router_memory", memory[0], "KiB/agent", "bare ROUTER", memory[1], text, memory[0] <= TARGET_MEMORY * memory[1])
+    emit(
+        "router_memory", memory[0], "KiB/agent", "bare ROUTER", memory[1], text, memory[0] <= TARGET_MEMORY * memory[1]
+    )
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ import zmq
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from hpc.rundir import RunDir  # noqa: E402
-from hpc.wire import discovery, keys  # noqa: E402
-from hpc.wire.client import tune, use_keys  # noqa: E402
-from hpc.wire.codec import MESSAGES, encode  # noqa: E402
-from hpc.wire.inbox import SendReply  # noqa: E402
-from hpc.wire.messages import Ack, Alert, Guidance, Hello, StepBrief  # noqa: E402
+from hpc.rundir import RunDir
+from hpc.wire import discovery, keys
+from hpc.wire.client import tune, use_keys
+from hpc.wire.codec import MESSAGES, encode
+from hpc.wire.inbox import SendReply
+from hpc.wire.messages import Ack, Alert, Guidance, Hello, StepBrief
 
 ACK = encode(Ack(id="ack-01kb2v4m8q0000000000000000", sent_at=1764250000.123, parent="x" * 24, status="stored"))
 EVIDENCE = [
@@ -113,7 +113,8 @@ class Agents:
         acknowledged = 0
         while (now := time.monotonic()) < end:
             for socket, _ in self.poller.poll(200):
-                socket.recv()
+                if b"stored" not in socket.recv():
+                    continue
                 acknowledged += 1
                 socket.send(encode(self.alert(self.index[socket])))
         spent = now - start
@@ -173,6 +174,9 @@ class Agents:
                 continue
             for socket, _ in self.poller.poll(max(0, min(100, int(1000 * (due - now))))):
                 hear(socket)
+        if run is not None:
+            self.poller.unregister(people)
+        people.close(0)
         return {"milliseconds": [1000 * value for value in spent], "lost": len(asked)}
 
 

@@ -206,9 +206,9 @@ def stats(run_argument: str | None, run_name: str | None, runs_root: Path, as_js
         emit_json(builtins(summary))
         return
     terminal = sys.stdout.isatty()
-    for table in tables(summary, duration):
+    for number, table in enumerate(tables(summary, duration)):
         if terminal:
-            click.echo(click.style(table.title, bold=True))
+            click.echo(("\n" if number else "") + click.style(table.title, bold=True))
         emit_table(table.columns, table.rows if terminal else [[table.columns[0], *row] for row in table.rows])
     click.echo(f"{run.name} from {clock(summary.since)} to {clock(summary.until)}", err=True)
 

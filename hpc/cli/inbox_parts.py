@@ -18,6 +18,7 @@ run_option = click.option("--run", "run_name", metavar="RUN", help="The run; wit
 as_option = click.option(
     "--as",
     "annotator",
+    metavar="NAME",
     envvar="HPC_ANNOTATOR",
     default=None,
     help="Your name; by default your login. [env: HPC_ANNOTATOR]",

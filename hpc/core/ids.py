@@ -8,8 +8,8 @@ import time
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base32: no i, l, o, u
 
 
-def _base32(value: int, width: int) -> str:
-    return "".join(_ALPHABET[(value >> (5 * i)) & 31] for i in reversed(range(width)))
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+_SHIFTS = range(80, -1, -10)
 
 
 def new_id(prefix: str) -> str:
@@ -20,4 +20,5 @@ def new_id(prefix: str) -> str:
     """
     milliseconds = time.time_ns() // 1_000_000
     noise = int.from_bytes(os.urandom(7), "big") & ((1 << 50) - 1)
-    return f"{prefix}-{_base32(milliseconds, 9)}{_base32(noise, 10)}"
+    value = (milliseconds & ((1 << 45) - 1)) << 50 | noise  # 95 bits: one character, then nine pairs
+    return f"{prefix}-{_ALPHABET[value >> 90]}" + "".join([_PAIRS[value >> shift & 1023] for shift in _SHIFTS])

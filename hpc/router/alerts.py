@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
@@ -228,12 +228,15 @@ class Alerts:
         clause = "where a.state = 'open'" if open_only else ""
         return [self._card(row) for row in self._store.all(f"{_ALERTS} {clause} order by a.number")]
 
-    def facts(self) -> list[AlertFact]:
-        """What statistics want to know of every alert, oldest first."""
-        return [
-            AlertFact(**{name: row[name] for name in AlertFact.__struct_fields__})
-            for row in self._store.all(f"select {', '.join(AlertFact.__struct_fields__)} from alert order by number")
-        ]
+    def facts(self, after: int, also: Sequence[str]) -> tuple[list[AlertFact], int]:
+        """What statistics want to know of the alerts beyond row ``after`` and of those named; the last row."""
+        rows = self._store.all(
+            f"select number, {', '.join(AlertFact.__struct_fields__)} from alert"
+            " where number > ? or alert in (select value from json_each(?)) order by number",
+            *(after, json.dumps(also)),
+        )
+        facts = [AlertFact(**{name: row[name] for name in AlertFact.__struct_fields__}) for row in rows]
+        return facts, max((row["number"] for row in rows), default=after)
 
     def digest(self, post: str) -> list[AlertCard]:
         """What a digest lists, oldest first."""

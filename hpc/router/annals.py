@@ -19,6 +19,9 @@ from hpc.rundir import RunDir
 
 FILE = "annotators.json"
 
+UNSETTLED = ("queued", "delivered", "superseded")
+"""States of a reply that are not final; one that was under way when it was replaced may yet be applied."""
+
 log = logging.getLogger(__name__)
 
 
@@ -44,8 +47,22 @@ def read_annals(run: RunDir) -> Annals | None:
         ) from error
 
 
+class Bookmark(msgspec.Struct, kw_only=True):
+    """Up to where the journal was read: rows up to ``alert`` and ``reply``, of which ``alerts`` and
+    ``replies`` may still change."""
+
+    alert: int = 0
+    reply: int = 0
+    alerts: list[str] = []
+    replies: list[str] = []
+
+
 class Annalist:
-    """Writes the file of one run. A damaged one is begun anew."""
+    """Writes the file of one run. A damaged one is begun anew.
+
+    Attributes:
+        bookmark: what `write` is to be given next time is what came after this or has changed since.
+    """
 
     def __init__(self, run: RunDir) -> None:
         self._path = annals_path(run)
@@ -56,15 +73,26 @@ class Annalist:
             before = None
         self._alerts = {alert.alert: alert for alert in before.alerts} if before is not None else {}
         self._replies = {reply.guidance: reply for reply in before.replies} if before is not None else {}
+        self.bookmark = Bookmark()
 
-    def write(self, annals: Annals) -> None:
+    def write(self, annals: Annals, *, alert: int, reply: int) -> None:
         """Bring the file up to date with what the journal holds.
+
+        Args:
+            annals: all that is new since the bookmark, or has changed.
+            alert, reply: the newest rows of the journal.
 
         Raises:
             HpcError: it cannot be written.
         """
-        self._alerts |= {alert.alert: alert for alert in annals.alerts}
-        self._replies |= {reply.guidance: reply for reply in annals.replies}
+        self._alerts |= {one.alert: one for one in annals.alerts}
+        self._replies |= {one.guidance: one for one in annals.replies}
+        self.bookmark = Bookmark(
+            alert=alert,
+            reply=reply,
+            alerts=[one.alert for one in annals.alerts if one.state == "open"],
+            replies=[one.guidance for one in annals.replies if one.state in UNSETTLED],
+        )
         whole = msgspec.structs.replace(
             annals, alerts=list(self._alerts.values()), replies=list(self._replies.values())
         )

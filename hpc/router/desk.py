@@ -6,6 +6,7 @@ Everything is durable when a method returns, so a frontend may acknowledge to Sl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, Protocol
 
 import msgspec
@@ -152,6 +153,10 @@ class Desk(Protocol):
     def finish_post(self, post: str, reference: str) -> None:
         """Note the published message. For kind "thread" ``reference`` becomes the episode's thread, for
         kind "alert" the alert's reference."""
+        ...
+
+    def finish_posts(self, references: Mapping[str, str]) -> None:
+        """`finish_post` for many at once: a post's name -> its reference."""
         ...
 
     def drop_post(self, post: str, why: str) -> None:

@@ -16,6 +16,13 @@ from hpc.wire.client import tune
 from hpc.wire.keys import KeyPair
 from hpc.wire.messages import MAX_MESSAGE
 
+# plain integers: pyzmq's flags are enumerations, whose arithmetic costs as much as a message
+_NOBLOCK = int(zmq.NOBLOCK)
+_NOBLOCK_MORE = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
+_RCVMORE = int(zmq.RCVMORE)
+_EVENTS = int(zmq.EVENTS)
+_POLLIN = int(zmq.POLLIN)
+
 
 class Door:
     """A bound ROUTER socket. Use it on one running loop.
@@ -57,11 +64,8 @@ class Door:
         the first of which is the sender's routing id."""
         while True:
             batch: list[list[bytes]] = []
-            while len(batch) < limit:
-                try:
-                    batch.append(self._socket.recv_multipart(zmq.NOBLOCK))
-                except zmq.Again:
-                    break
+            while len(batch) < limit and (frames := self._take()):
+                batch.append(frames)
             if batch:
                 return batch
             self._readable.clear()
@@ -72,10 +76,22 @@ class Door:
                 finally:
                     self._waiting = False
 
+    def _take(self) -> list[bytes]:
+        """The frames of the next message; none when there is none."""
+        socket = self._socket
+        try:
+            frames = [socket.recv(_NOBLOCK)]
+        except zmq.Again:
+            return []
+        while socket.getsockopt(_RCVMORE):
+            frames.append(socket.recv(_NOBLOCK))
+        return frames
+
     def send(self, route: bytes, frame: bytes) -> bool:
         """Hand a frame to a connection; False when it is gone or takes nothing more."""
         try:
-            self._socket.send_multipart((route, frame), zmq.NOBLOCK)
+            self._socket.send(route, _NOBLOCK_MORE)
+            self._socket.send(frame, _NOBLOCK)
         except zmq.ZMQError:
             return False
         finally:  # the descriptor tells of an arrival once, and sending may have been told
@@ -89,4 +105,4 @@ class Door:
         self._socket.close(200)
 
     def _arrived(self) -> bool:
-        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+        return bool(int(self._socket.getsockopt(_EVENTS)) & _POLLIN)

@@ -36,7 +36,12 @@ def answer(desk: JournalDesk, request: Request) -> bytes:
     try:
         return encode(_carry_out(desk, request), limit=MAX_ANSWER)
     except HpcError as error:
-        return encode(_answer(request, "failed", reason=str(error)))
+        return failed(request, error)
+
+
+def failed(request: Request, error: HpcError) -> bytes:
+    """The frame that says that nothing was done, and why."""
+    return encode(_answer(request, "failed", reason=str(error)))
 
 
 def _carry_out(desk: JournalDesk, request: Request) -> Answer:

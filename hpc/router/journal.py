@@ -5,13 +5,15 @@ Every public method is one transaction, durable when it returns.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
 from hpc.config.attention import AttentionConfig
 from hpc.router.alerts import Alerts
+from hpc.router.annals import Annalist
 from hpc.router.desk import AlertCard, Claim, EpisodeCard, GuidanceCard, Post, Verdict
 from hpc.router.ledger import Ledger
 from hpc.router.posts import Posts
@@ -80,14 +82,27 @@ class JournalDesk:
         )
         return {**(dict(row) if row is not None else {}), "posts_due": self._posts.count()}
 
-    def annals(self, run: str) -> Annals:
-        """What statistics want to know, from the first Hello until an episode was last heard of."""
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Make what is done inside one transaction: all or nothing, durable at the end."""
+        with self._store.transaction():
+            yield
+
+    def chronicle(self, run: str, annalist: Annalist) -> None:
+        """Let statistics know what is new: from the first Hello until an episode was last heard of."""
         heard = self._store.one(
             "select (select value from meta where name = 'hello_at') as since, max(seen_at) as until from episode"
         )
         until = heard["until"] if heard is not None and heard["until"] is not None else self._clock()
         since = heard["since"] if heard is not None and heard["since"] is not None else until
-        return Annals(run=run, since=since, until=until, alerts=self._alerts.facts(), replies=self._replies.facts())
+        mark = annalist.bookmark
+        alerts, last_alert = self._alerts.facts(mark.alert, mark.alerts)
+        replies, last_reply = self._replies.facts(mark.reply, mark.replies)
+        annalist.write(
+            Annals(run=run, since=since, until=until, alerts=alerts, replies=replies),
+            alert=max(mark.alert, last_alert),
+            reply=max(mark.reply, last_reply),
+        )
 
     # ---- what agents say
 
@@ -117,6 +132,12 @@ class JournalDesk:
         """Note the published message; of kind "thread", ``reference`` becomes the episode's thread, of
         kind "alert" the alert's reference."""
         self._posts.finish(post, reference)
+
+    def finish_posts(self, references: Mapping[str, str]) -> None:
+        """`finish_post` for many: a post's name -> its reference."""
+        with self.together():
+            for post, reference in references.items():
+                self._posts.finish(post, reference)
 
     def drop_post(self, post: str, why: str) -> None:
         """Give a post up. What needs a thread that can never be opened is given up with it; the next

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
@@ -125,12 +126,15 @@ class Replies:
             _guidance(row) for row in self._store.all("select * from guidance where state = 'queued' order by number")
         ]
 
-    def facts(self) -> list[ReplyFact]:
-        """What statistics want to know of every reply, oldest first."""
-        return [
-            ReplyFact(**{name: row[name] for name in ReplyFact.__struct_fields__})
-            for row in self._store.all(f"select {', '.join(ReplyFact.__struct_fields__)} from guidance order by number")
-        ]
+    def facts(self, after: int, also: Sequence[str]) -> tuple[list[ReplyFact], int]:
+        """What statistics want to know of the replies beyond row ``after`` and of those named; the last row."""
+        rows = self._store.all(
+            f"select number, {', '.join(ReplyFact.__struct_fields__)} from guidance"
+            " where number > ? or guidance in (select value from json_each(?)) order by number",
+            *(after, json.dumps(also)),
+        )
+        facts = [ReplyFact(**{name: row[name] for name in ReplyFact.__struct_fields__}) for row in rows]
+        return facts, max((row["number"] for row in rows), default=after)
 
     # ---- cards
 

@@ -32,18 +32,19 @@ from hpc.router import succession
 from hpc.router.annals import Annalist
 from hpc.router.desk import Frontend
 from hpc.router.door import Door
-from hpc.router.inbox import answer
+from hpc.router.inbox import answer, failed
 from hpc.router.journal import JournalDesk
 from hpc.router.state import Effect, Ended, RouterState, Send
 from hpc.rundir import RunDir
 from hpc.wire import discovery, keys
 from hpc.wire.codec import MESSAGES, Refusal, encode
-from hpc.wire.inbox import REQUESTS, StopRouter
+from hpc.wire.inbox import REQUESTS, Request, StopRouter
 from hpc.wire.messages import Guidance
 
 log = logging.getLogger(__name__)
 
 BATCH = 256
+INBOX_BATCH = 64
 TICK_SECONDS = 0.2
 LOOK_SECONDS = 2.0
 """How often to look for done.json."""
@@ -289,7 +290,8 @@ class Router:
 
     async def _serve_inbox(self) -> None:
         while True:
-            for frames in await self._inbox.receive(1):
+            requests = []
+            for frames in await self._inbox.receive(INBOX_BATCH):
                 found = REQUESTS.examine(frames[-1]) if len(frames) == 2 else None
                 if found is None or isinstance(found, Refusal):
                     self._counters["inbox_refused"] += 1
@@ -298,10 +300,24 @@ class Router:
                         self._send(self._inbox, frames[0], encode(refusal.message))
                     continue
                 self._counters["inbox_requests"] += 1
-                self._send(self._inbox, frames[0], answer(self.desk, found))
-                if isinstance(found, StopRouter):
-                    self.stop()
+                requests.append((frames[0], found))
+            for route, reply in self._answers(requests):
+                self._send(self._inbox, route, reply)
+            if any(isinstance(request, StopRouter) for _, request in requests):
+                self.stop()
             await asyncio.sleep(0)
+
+    def _answers(self, requests: list[tuple[bytes, Request]]) -> list[tuple[bytes, bytes]]:
+        """Do what is asked as one transaction, and what to say then; empty when nothing may be said."""
+        try:
+            with self.desk.together():
+                return [(route, answer(self.desk, request)) for route, request in requests]
+        except RouterSuperseded:
+            raise
+        except HpcError as error:
+            log.error("%d requests were not carried out: %s", len(requests), error)
+            self._state.restore(self.desk.pending())
+            return [(route, failed(request, error)) for route, request in requests]
 
     async def _serve_annotators(self) -> None:
         """Run the frontend. It may fail for good (AnnotatorError); any other failure is an accident
@@ -340,7 +356,7 @@ class Router:
 
     def _write_annals(self) -> None:
         self._verify()  # a router that was superseded knows less than the file
-        self._annalist.write(self.desk.annals(self._run.name))
+        self.desk.chronicle(self._run.name, self._annalist)
 
     # ---- life
 

@@ -30,12 +30,14 @@ create unique index if not exists episode_thread on episode (thread);
 create table if not exists alert (
     number integer primary key, alert text not null unique, episode text not null, task text not null,
     detector text not null, score real not null, step integer not null, reason text not null,
-    priority text not null, evidence blob not null, sent_at real not null, stored_at real not null,
+    priority text not null, sent_at real not null, stored_at real not null,
     state text not null, closed_by text, closed_at real, owner text, claimed_until real,
     merged_into text, merged integer not null default 0, held text, digest text,
-    waiting_since real, escalated_to text not null default '[]', reference text
+    waiting_since real, escalated_to text not null default '[]', reference text,
+    evidence blob not null
 );
-create index if not exists alert_open on alert (episode) where state = 'open';
+drop index if exists alert_open;
+create index if not exists alert_waiting on alert (episode, detector) where state = 'open';
 create index if not exists alert_merged on alert (merged_into) where merged_into is not null;
 create index if not exists alert_held on alert (number)
     where state = 'open' and held is not null and digest is null;
@@ -59,6 +61,14 @@ create index if not exists post_alert on post (alert) where alert is not null;
 create index if not exists post_due on post (priority, number) where done_at is null;
 create index if not exists post_episode on post (episode) where done_at is null;
 """
+
+_SETTINGS = (
+    "locking_mode=exclusive",
+    "journal_mode=wal",
+    "synchronous=full",
+    "cache_size=-32768",  # KiB: a batch touches the rows of hundreds of episodes
+    "wal_autocheckpoint=4000",  # pages, 16 MB
+)
 
 _MIGRATIONS = {
     1: """
@@ -110,7 +120,9 @@ class Store:
             raise
 
     def _prepare(self) -> None:
-        for statement in ("locking_mode=exclusive", "journal_mode=wal", "synchronous=full"):
+        if self.one("select 1 from sqlite_master") is None:
+            self.run("pragma auto_vacuum=incremental")  # only a new file takes it; an inherited one has it
+        for statement in _SETTINGS:
             self.run(f"pragma {statement}")
         with self.transaction():
             version = self._version()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from hpc.slurm.elements import ElementState
+from hpc.slurm.elements import ElementState, is_settled
 
 Verdict = Literal["met", "waiting", "never"]
 
@@ -27,7 +27,7 @@ def judge(kind: str, elements: Sequence[ElementState]) -> Verdict:
     ended = all(element.gone for element in elements)
     if kind == "afterany":
         return "met" if ended else "waiting"
-    failed = any(element.gone and element.state != "DONE" for element in elements)
+    failed = any(is_settled(element) and element.state != "DONE" for element in elements)  # others may still run
     if kind == "afterok":
         return "never" if failed else "met" if ended else "waiting"
     return "waiting" if not ended else "met" if failed else "never"

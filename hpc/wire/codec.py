@@ -6,10 +6,12 @@ without ``parent`` cannot be answered: nobody could tell what it refers to.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, Generic, TypeVar
 
 import msgspec
+import msgspec.inspect
 
 from hpc.core.errors import WireDecodeError, WireError, WireVersionError
 from hpc.wire.messages import MAX_MESSAGE, PROTOCOL_VERSION, Envelope, Message, RejectCode
@@ -102,9 +104,23 @@ class Codec(Generic[M]):
         return Refusal(parent=parent, code=code, reason=reason)
 
 
+@functools.cache
+def _numbers_of(kind: type[Envelope]) -> tuple[str, ...]:
+    """The fields that hold a number."""
+    info = msgspec.inspect.type_info(kind)
+    assert isinstance(info, msgspec.inspect.StructType)
+    return tuple(field.encode_name for field in info.fields if _may_be_number(field.type))
+
+
+def _may_be_number(kind: msgspec.inspect.Type) -> bool:
+    if isinstance(kind, msgspec.inspect.UnionType):
+        return any(map(_may_be_number, kind.types))
+    return isinstance(kind, msgspec.inspect.IntType | msgspec.inspect.FloatType)
+
+
 def _number_problem(message: Envelope) -> str:
     """What is wrong with the numbers of a message: databases and JSON take neither NaN nor 2**63."""
-    for name in message.__struct_fields__:
+    for name in _numbers_of(type(message)):
         value = getattr(message, name)
         if isinstance(value, float) and not math.isfinite(value):
             return f"{name} is {value}"

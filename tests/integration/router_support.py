@@ -68,6 +68,13 @@ class _Process:
         self._child.send_signal(signal.SIGKILL)
         self._child.communicate()
 
+    def pause(self) -> None:
+        """SIGSTOP: it may be away for any time."""
+        self._child.send_signal(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        self._child.send_signal(signal.SIGCONT)
+
     def wait(self, timeout: float = DEADLINE) -> int:
         return self._child.wait(timeout)
 
@@ -84,14 +91,26 @@ class _Process:
 
 
 class RouterProcess(_Process):
-    """`hpc router start --foreground` of a run; with ``die`` it kills itself there (`router_dying`)."""
+    """`hpc router start --foreground` of a run.
 
-    def __init__(self, run: RunDir, *, die: str | None = None) -> None:
+    Args:
+        die: where it kills itself (`router_dying`).
+        standby: wait until the active one is gone.
+        locks: False on a file system without (`router_lockless`).
+    """
+
+    def __init__(self, run: RunDir, *, die: str | None = None, standby: bool = False, locks: bool = True) -> None:
         self.run = run
         command = ["-m", "hpc.cli", "-v", "router", "start", str(run.root), "--foreground"]
         if die is not None:
             command = ["-m", "tests.integration.router_dying", str(run.root), die]
-        super().__init__(command, run.root / "router.log")
+        if not locks:
+            command = ["-m", "tests.integration.router_lockless", str(run.root)]
+        super().__init__([*command, *(["--standby"] if standby else [])], run.root / "router.log")
+
+    def wait_waiting(self) -> None:
+        """Until it has said that it stands by."""
+        wait_until(lambda: f"waiting to serve {self.run.name}" in self.log.read_text())
 
     def wait_ready(self) -> discovery.RouterInfo:
         def ready() -> discovery.RouterInfo | None:

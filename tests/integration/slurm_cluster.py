@@ -84,12 +84,12 @@ def run_dir(tmp_path: Path) -> RunDir:
     return RunDir.create(tmp_path / "runs" / "tried", manifest={}, config={}, config_hash="0" * 16)
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Poll until the condition holds; fail if it never does."""
+def eventually(condition: Callable[[], bool], seconds: float = 60.0, seen: Callable[[], str] = lambda: "") -> None:
+    """Poll until the condition holds; fail with what is ``seen`` if it never does."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds:g} s")
+            raise AssertionError(f"not within {seconds:g} s {seen()}")
         time.sleep(0.05)
 
 

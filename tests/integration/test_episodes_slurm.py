@@ -39,7 +39,7 @@ def test_sixteen_episodes_survive_preemption_and_a_lost_node(slurm_cluster: DevS
     with whole_job(tmp_path, "sixteen", EPISODES) as job:
         job.hpc(
             "episodes", "submit", "cluster=dev", *job.overrides(EPISODES),
-            "cluster.resources.episode.partition=low", "task.seconds_per_run=1.0",
+            "cluster.resources.episode.partition=low", "task.seconds_per_run=0.7", "router.grace_seconds=5",
         )  # fmt: skip
         jobs = json.loads(job.run.jobs.read_text())
         services = _nodes_of_services(job, slurm_cluster)

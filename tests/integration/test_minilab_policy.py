@@ -17,7 +17,9 @@ from tests.integration.serving_run import Served
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900), pytest.mark.xdist_group("vllm")]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-EPISODES = 24
+EPISODES = 40
+"""Of 100 episodes an arm had 2 and 99 successes; with these the bounds below fail by chance less than
+once in a thousand runs."""
 
 
 def test_tokens_of_a_conversation_never_change_as_it_grows(vllm_config) -> None:
@@ -57,7 +59,7 @@ async def test_without_guidance_it_knows_the_forms_but_fails(measured) -> None:
     figures = await measured("silent")
     assert figures["malformed"] <= 0.02
     assert figures["finished"] >= 0.9  # it gives the task back when its runs are spent
-    assert figures["success"] <= 0.2
+    assert figures["success"] <= 0.1
     assert figures["prefix_stable"] >= 0.99
 
 
@@ -65,4 +67,4 @@ async def test_with_the_experts_advice_it_passes_all_stages(measured) -> None:
     figures = await measured("expert")
     assert figures["malformed"] <= 0.02
     assert figures["obeyed"] >= 0.9
-    assert figures["success"] >= 0.8
+    assert figures["success"] >= 0.9

@@ -45,7 +45,10 @@ def test_two_clusters_side_by_side_and_nothing_is_left_of_a_stopped_one(
         wrap = f"--wrap=echo $CUDA_VISIBLE_DEVICES > {tmp_path}/gpus; setsid sleep 600 & sleep 600"
         second.call("sbatch", "--gpus-per-node=2", "--output=/dev/null", wrap)
         gpus = tmp_path / "gpus"
-        eventually(lambda: gpus.exists() and gpus.read_text() == "0,1\n")
+        eventually(
+            lambda: gpus.exists() and gpus.read_text() == "0,1\n",
+            seen=lambda: second.call("scontrol", "show", "job") + second.call("sinfo", "--Node", "--long"),
+        )
         again = subprocess.run(
             [sys.executable, str(SCRIPT), "start", str(second.folder)], capture_output=True, text=True
         )

@@ -12,9 +12,11 @@ import pytest
 
 from hpc.config.attention import AttentionConfig, BudgetConfig, EscalationConfig, QuietConfig, QuietWindow
 from hpc.core.errors import HpcError
+from hpc.router.annals import Annalist, read_annals
 from hpc.router.desk import AlertCard, Claim, Post
 from hpc.router.journal import JournalDesk
 from hpc.router.state import Delivered, Ended, Joined, Raised
+from hpc.rundir import RunDir
 from hpc.wire.messages import Alert, Guidance, Hello, StepBrief
 
 EPISODE = "r-00000"
@@ -459,6 +461,44 @@ def test_what_does_not_exist_here_is_not_replaced(opened: Callable[..., JournalD
     say(desk, clock, "k-elsewhere", "left", episode=OTHER)
     say(desk, clock, "k2", "right", replaces=other)
     assert [(guidance.text, guidance.replaces) for guidance in desk.pending()] == [("left", None), ("right", None)]
+
+
+# ---- what is left for statistics
+
+
+def test_statistics_learn_what_is_new_and_what_has_changed(
+    opened: Callable[..., JournalDesk], clock: Clock, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path / "r")
+    desk = opened()
+    annalist = Annalist(run)
+
+    def states() -> dict[str, str]:
+        desk.chronicle("r", annalist)
+        found = read_annals(run)
+        assert found is not None
+        assert found.since == NOON
+        return {
+            **{alert.alert: alert.state for alert in found.alerts},
+            **{reply.episode: reply.state for reply in found.replies},
+        }
+
+    assert states() == {}
+    first = raise_(desk, clock, 1)
+    other = raise_(desk, clock, 2, episode=OTHER)
+    say(desk, clock, "k1", "left", episode=OTHER)
+    assert states() == {first: "open", other: "answered", OTHER: "queued"}
+    assert (annalist.bookmark.alert, annalist.bookmark.alerts) == (2, [first])
+    merged = raise_(desk, clock, 3)
+    desk.resolve(first, "ada", "false_alarm")
+    desk.record([Delivered(desk.pending()[0].id, OTHER, clock.now)])
+    assert states() == {first: "false_alarm", other: "answered", merged: "merged", OTHER: "delivered"}
+    assert annalist.bookmark.alerts == []
+    desk = opened()
+    annalist = Annalist(run)
+    desk.record([Ended(OTHER, "finished", 9, None, clock.now)])
+    assert states()[OTHER] == "too_late"
+    assert states() == {first: "false_alarm", other: "answered", merged: "merged", OTHER: "too_late"}
 
 
 # ---- the file

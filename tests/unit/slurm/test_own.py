@@ -292,3 +292,12 @@ def elements(*states: str) -> list[ElementState]:
 def test_dependencies(kind: str, states: tuple[str, ...], verdict: str) -> None:
     assert judge(kind, elements(*states)) == verdict
     assert Dependency("a").kind == "afterok"
+
+
+def test_a_failure_is_known_before_the_process_that_ran_it_has_left() -> None:
+    failed = ElementState(job="a", index=0, state="FAILED", gone=False)  # its neighbours share the process
+    running = ElementState(job="a", index=1, state="RUNNING")
+    unknown = ElementState(job="a", index=1, state="UNKNOWN")
+    assert judge("afterok", [failed, running]) == "never"
+    assert judge("afterany", [failed]) == "waiting"  # it may still write its last lines
+    assert judge("afterok", [unknown]) == "waiting"

@@ -12,7 +12,7 @@
       keys/                  CURVE keys and episode tokens (0700, files 0600)
       router/                the router's journal backup and its status
       episodes/<index>/      log.frames, workspace/, outbox.frames, inbox.frames, task.json, result.json
-      trajectories/<index>.h5
+      trajectories/<index>.h5, index.json
       logs/  report/
       done.json              written when every episode has ended or the run was cancelled
 """
@@ -69,6 +69,10 @@ class RunDir:
     @property
     def report(self) -> Path:
         return self.root / "report" / "index.html"
+
+    def trajectory_page(self, index: int) -> Path:
+        """The page of one trajectory, beside the report."""
+        return self.root / "report" / f"{index:05d}.html"
 
     def elements(self, job: str) -> Path:
         """The element manifest of the job (array) called ``job``."""
@@ -140,6 +144,11 @@ class RunDir:
 
     def trajectory(self, index: int) -> Path:
         return self.root / "trajectories" / f"{index:05d}.h5"
+
+    @property
+    def trajectory_index(self) -> Path:
+        """One line for each trajectory, kept by those who list them; may be removed at any time."""
+        return self.root / "trajectories" / "index.json"
 
     # ---- life
     @classmethod

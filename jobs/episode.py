@@ -84,7 +84,7 @@ class _Episode:
             state = EpisodeState(store.records)
             if state.outcome is None:
                 await self._attempt(store, state)
-            store.seal()
+            await _seal(store)
         outcome = state.outcome
         if outcome is None:  # _attempt returned without an outcome: it cannot
             raise HpcError(f"episode {self.name} ended without an outcome")
@@ -226,6 +226,16 @@ class _Episode:
                 "updated_at": time.time(),
             },
         )
+
+
+async def _seal(store: TrajectoryWriter) -> None:
+    """Seal in a thread: it takes seconds for a long episode, and others play in this process. Also when
+    cancelled it is seen to its end, as nobody may close the writer meanwhile."""
+    sealing = asyncio.ensure_future(asyncio.to_thread(store.seal))
+    try:
+        await asyncio.shield(sealing)
+    finally:
+        await asyncio.wait([sealing])
 
 
 def _replace(path: Path, value: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from hpc.core import files
 from hpc.core.errors import TrajectoryError
 from hpc.core.locate import data_dir
 from hpc.evaluation.timeline import LEGEND, draw, timeline_of
+from hpc.evaluation.words import clock, duration, score
 from hpc.rundir import RunDir
 from hpc.trajectories.reader import Trajectory, stored_episodes
 from hpc.trajectories.records import (
@@ -186,19 +187,6 @@ def totals(views: Sequence[EpisodeView]) -> list[tuple[str, str]]:
     ]
 
 
-def duration(seconds: float | None) -> str:
-    """Seconds as people say them: 0.4 s, 12 s, 3 min 05 s, 2 h 10 min."""
-    if seconds is None:
-        return "–"
-    if seconds < 9.95:
-        return f"{max(seconds, 0.0):.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if not minutes:
-        return f"{rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
 def render(
     name: str,
     manifest: dict[str, Any],
@@ -219,7 +207,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"duration": duration, "score": _score, "clock": _clock}
+    environment.filters |= {"duration": duration, "score": score, "clock": clock}
     return environment.get_template("index.html.j2").render(
         name=name,
         facts=_facts(manifest, config),
@@ -244,7 +232,7 @@ def _facts(manifest: dict[str, Any], config: dict[str, Any]) -> list[tuple[str, 
         f"{manifest.get('apollo_hpc', '')} {str(git.get('commit', ''))[:12]}{' (changed)' if git.get('dirty') else ''}"
     )
     facts = [
-        ("launched", _clock(float(manifest["created_at"])) if "created_at" in manifest else ""),
+        ("launched", clock(float(manifest["created_at"])) if "created_at" in manifest else ""),
         ("by", "@".join(filter(None, (str(manifest.get("user", "")), str(manifest.get("host", "")))))),
         ("model", of("model", "name")),
         ("server", " ".join(filter(None, (of("server", "name"), of("server", "kind"))))),
@@ -286,11 +274,3 @@ def _help(record: GuidanceApplied, alerts: dict[str, float]) -> Help:
         applied_after=record.applied_at - record.sent_at,
         applied_step=record.applied_step,
     )
-
-
-def _score(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
-
-
-def _clock(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))

@@ -7,7 +7,7 @@ and the ids that are new. Pure functions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def split_prompt(context: Sequence[int], prompt: Sequence[int]) -> tuple[int, list[int]]:
@@ -34,21 +34,21 @@ def join_prompt(context: Sequence[int], shared: int, new: Sequence[int]) -> list
     return [*context[:shared], *new]
 
 
-def replay_prompt(steps: Sequence[tuple[int, Sequence[int], Sequence[int]]]) -> list[int]:
-    """The prompt of the last of ``steps``.
+def replay_prompt(newest_first: Iterable[tuple[int, Sequence[int], Sequence[int]]]) -> list[int]:
+    """The prompt of a step, put together from that step and those before it.
 
-    Walks back from the end and takes of each step only the ids that the last prompt still shows.
+    Walks back and takes of each step only the ids that the prompt still shows; stops asking for
+    earlier steps once the prompt is complete.
 
     Args:
-        steps: ``(shared, new prompt ids, answer ids)`` of all steps from the first on, in order.
+        newest_first: ``(shared, new prompt ids, answer ids)`` of the step itself, then of the steps
+            before it, backwards to the first.
     """
-    if not steps:
-        return []
-    need, new, _ = steps[-1]
+    steps = iter(newest_first)
+    need, new, _ = next(steps, (0, (), ()))
     pieces: list[list[int]] = [list(new)]
-    for base, added, answer in reversed(steps[:-1]):
-        if need <= 0:
-            break
+    while need > 0:
+        base, added, answer = next(steps, (0, (), ()))
         if need > base:
             pieces.append([*added, *answer][: need - base])
             need = base

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, overload
+from typing import Any, NamedTuple, overload
+
+import msgspec
+from numpy.typing import NDArray
 
 from hpc.core.errors import TrajectoryIncomplete, TrajectoryLayoutError, UsageError
 from hpc.rundir import RunDir
 from hpc.trajectories.deltas import replay_prompt
+from hpc.trajectories.layout import TABLES
 from hpc.trajectories.log import check_hint, parse_log, read_log, require_records
 from hpc.trajectories.order import RecordOrder
 from hpc.trajectories.records import (
@@ -24,6 +29,7 @@ from hpc.trajectories.records import (
     Record,
 )
 from hpc.trajectories.sealed import StoredFile
+from hpc.trajectories.sources import LoggedSource, SealedSource, Source
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -35,27 +41,16 @@ class Step(NamedTuple):
     observed: Observed | None
 
 
-class Source(Protocol):
-    """Where a trajectory's records come from: the log in memory, or a sealed file read on demand."""
+class StepTokens(NamedTuple):
+    """What the engine saw and sampled in one step, in its own token ids.
 
-    @property
-    def step_count(self) -> int: ...
+    ``prompt`` is the whole prompt (P ids), ``answer`` what was sampled (A ids), ``logprobs`` the natural
+    logarithm of the probability of each id of the answer (A floats, or none where the engine gave none).
+    """
 
-    def of_kind(self, kind: str) -> list[Record]:
-        """All records of a table of whole records (`hpc.trajectories.sealed.RECORD_TABLES`)."""
-        ...
-
-    def step(self, row: int) -> tuple[ActionTaken, Observed | None]: ...
-
-    def token_parts(self, row: int) -> tuple[int, list[int], list[int]]: ...
-
-    def best_step_score(self) -> float | None:
-        """The highest score that the evaluator gave at a step."""
-        ...
-
-    def records(self) -> Iterator[Record]: ...
-
-    def close(self) -> None: ...
+    prompt: list[int]
+    answer: list[int]
+    logprobs: list[float]
 
 
 class Steps(Sequence[Step]):
@@ -96,25 +91,45 @@ class Trajectory:
         if not isinstance(header, EpisodeHeader):
             raise TrajectoryIncomplete(f"{path} is damaged: no header", check_hint(path))
         self.header = header
-        self.attempts = [record for record in source.of_kind("attempts") if isinstance(record, AttemptStarted)]
-        self.alerts = [record for record in source.of_kind("alerts") if isinstance(record, AlertRaised)]
-        self.guidance = [record for record in source.of_kind("guidance") if isinstance(record, GuidanceApplied)]
-        outcomes = [record for record in source.of_kind("outcome") if isinstance(record, OutcomeReached)]
-        self.outcome = outcomes[0] if outcomes else None
+
+    @functools.cached_property
+    def attempts(self) -> list[AttemptStarted]:
+        """One for each process that began or resumed the episode."""
+        return [record for record in self._source.of_kind("attempts") if isinstance(record, AttemptStarted)]
+
+    @functools.cached_property
+    def alerts(self) -> list[AlertRaised]:
+        """All alerts in order."""
+        return [record for record in self._source.of_kind("alerts") if isinstance(record, AlertRaised)]
+
+    @functools.cached_property
+    def guidance(self) -> list[GuidanceApplied]:
+        """All guidance in the order in which it was applied."""
+        return [record for record in self._source.of_kind("guidance") if isinstance(record, GuidanceApplied)]
+
+    @functools.cached_property
+    def outcome(self) -> OutcomeReached | None:
+        """How the episode ended; None if it has not."""
+        return next((record for record in self._source.of_kind("outcome") if isinstance(record, OutcomeReached)), None)
 
     @classmethod
     def open(cls, source: Path | str | tuple[RunDir, int]) -> Trajectory:
-        """Open a trajectory.
+        """Open a trajectory: its tables are read, its texts and tokens only when they are asked for.
 
         Args:
-            source: a sealed file, a framed log, or the run and index of an episode in any state.
+            source: a sealed file, a framed log, or an episode in any state, as a path ``RUN/INDEX``
+                (``runs/first/3``) or as its run and index.
 
         Raises:
             TrajectoryLayoutError: not a trajectory, or one of a newer format.
             TrajectoryIncomplete: absent, unreadable or damaged.
         """
         if not isinstance(source, tuple):
-            return cls._open_path(Path(source))
+            path = Path(source)
+            run_of = RunDir(path.parent)
+            if path.is_file() or not path.name.isdecimal() or not run_of.config.is_file():
+                return cls._open_path(path)
+            source = (run_of, int(path.name))
         run, index = source
         sealed, log = run.trajectory(index), run.log(index)
         if not sealed.exists() and log.exists():
@@ -137,7 +152,7 @@ class Trajectory:
                 if not file.is_sealed():
                     raise TrajectoryLayoutError(f"{path} is a live view", "name its episode as RUN/INDEX")
                 file.verify()
-                return cls(path, _Sealed(file), sealed=True)
+                return cls(path, SealedSource(file), sealed=True)
             except BaseException:
                 file.close()
                 raise
@@ -149,7 +164,7 @@ class Trajectory:
             if problem:
                 raise TrajectoryIncomplete(f"{path} is damaged: {problem}", check_hint(path))
             order.take(record)
-        return cls(path, _Logged(contents.records), sealed=False)
+        return cls(path, LoggedSource(contents.records), sealed=False)
 
     def close(self) -> None:
         """Close the file, if one is open."""
@@ -167,6 +182,14 @@ class Trajectory:
         """All records in the order in which they were written."""
         return self._source.records()
 
+    def step(self, number: int) -> Step:
+        """The step called ``number``, from 1; only its own texts and tokens are read.
+
+        Raises:
+            UsageError: there is no such step.
+        """
+        return self.steps[self._row(number)]
+
     def prompt_token_ids(self, step: int) -> list[int]:
         """The whole prompt of a step as the engine tokenised it.
 
@@ -176,9 +199,35 @@ class Trajectory:
         Raises:
             UsageError: there is no such step.
         """
-        if not 1 <= step <= len(self.steps):
-            raise UsageError(f"{self.path} has no step {step}", f"it has steps 1 to {len(self.steps)}")
-        return replay_prompt([self._source.token_parts(row) for row in range(step)])
+        return replay_prompt(self._source.token_parts(row) for row in range(self._row(step), -1, -1))
+
+    def tokens(self, step: int) -> StepTokens:
+        """Prompt, answer and log-probabilities of the step called ``step``, from 1.
+
+        Raises:
+            UsageError: there is no such step.
+        """
+        action = self.step(step).action
+        return StepTokens(self.prompt_token_ids(step), action.token_ids, action.logprobs)
+
+    def table(self, name: str) -> NDArray[Any]:
+        """A table of docs/trajectory-format.md as a structured array, without reading any text.
+
+        Args:
+            name: header, attempts, steps, evaluations, alerts, guidance or outcome. Of a trajectory
+                that is not sealed the offsets point nowhere.
+
+        Raises:
+            UsageError: there is no such table.
+        """
+        if name not in TABLES:
+            raise UsageError(f"a trajectory has no table {name}", f"one of {', '.join(TABLES)}")
+        return self._source.table(name)
+
+    def _row(self, number: int) -> int:
+        if not 1 <= number <= len(self.steps):
+            raise UsageError(f"{self.path} has no step {number}", f"it has steps 1 to {len(self.steps)}")
+        return number - 1
 
     def summary(self) -> dict[str, Any]:
         """The trajectory without its steps, in plain values for JSON.
@@ -202,11 +251,15 @@ class Trajectory:
             "attempts": len(self.attempts),
             "steps": len(self.steps),
             "outcome": _plain(outcome) if outcome else None,
-            "best_score": outcome.best_score if outcome else self._source.best_step_score(),
+            "best_score": outcome.best_score if outcome else self._best_step_score(),
             "started": [_plain(attempt) for attempt in self.attempts],
             "alerts": [_plain(alert) for alert in self.alerts],
             "guidance": [_plain(guidance) for guidance in self.guidance],
         }
+
+    def _best_step_score(self) -> float | None:
+        scores = self._source.table("evaluations")["score"]
+        return float(scores.max()) if len(scores) else None
 
 
 def is_hdf5(path: Path) -> bool:
@@ -226,9 +279,11 @@ def is_hdf5(path: Path) -> bool:
 
 def stored_episodes(run: RunDir) -> list[int]:
     """Indices of the episodes of a run that have a trajectory, sealed or not."""
-    sealed = {int(path.stem) for path in run.trajectory(0).parent.glob("*.h5") if path.stem.isdecimal()}
-    folders = (path for path in run.episode(0).parent.glob("*") if path.name.isdecimal())
-    return sorted(sealed | {int(path.name) for path in folders if run.log(int(path.name)).exists()})
+    found = {int(path.stem) for path in run.trajectory(0).parent.glob("*.h5") if path.stem.isdecimal()}
+    for folder in run.episode(0).parent.glob("*"):
+        if folder.name.isdecimal() and int(folder.name) not in found and run.log(int(folder.name)).exists():
+            found.add(int(folder.name))
+    return sorted(found)
 
 
 def path_of(run: RunDir, index: int) -> Path:
@@ -270,83 +325,7 @@ def follow(run: RunDir, index: int, *, poll_seconds: float = 0.5) -> Iterator[Re
         time.sleep(poll_seconds)
 
 
-class _Logged:
-    """Records of a log, all in memory."""
-
-    def __init__(self, records: list[Record]) -> None:
-        self._records = records
-        self._steps: list[Step] = []
-        for record in records:
-            if isinstance(record, ActionTaken):
-                self._steps.append(Step(record, None))
-            elif isinstance(record, Observed):
-                self._steps[-1] = Step(self._steps[-1].action, record)
-
-    @property
-    def step_count(self) -> int:
-        return len(self._steps)
-
-    def of_kind(self, kind: str) -> list[Record]:
-        wanted = {
-            "header": EpisodeHeader,
-            "attempts": AttemptStarted,
-            "alerts": AlertRaised,
-            "guidance": GuidanceApplied,
-            "outcome": OutcomeReached,
-        }[kind]
-        return [record for record in self._records if isinstance(record, wanted)]
-
-    def step(self, row: int) -> tuple[ActionTaken, Observed | None]:
-        return self._steps[row]
-
-    def token_parts(self, row: int) -> tuple[int, list[int], list[int]]:
-        action = self._steps[row].action
-        return action.shared_tokens, action.new_prompt_ids, action.token_ids
-
-    def best_step_score(self) -> float | None:
-        found = (step.observed.observation.evaluation for step in self._steps if step.observed is not None)
-        return max((evaluation.score for evaluation in found if evaluation is not None), default=None)
-
-    def records(self) -> Iterator[Record]:
-        return iter(self._records)
-
-    def close(self) -> None:
-        pass
-
-
-class _Sealed:
-    """Records of a sealed file, read on demand."""
-
-    def __init__(self, file: StoredFile) -> None:
-        self._file = file
-
-    @property
-    def step_count(self) -> int:
-        return len(self._file.table("steps"))
-
-    def of_kind(self, kind: str) -> list[Record]:
-        return [self._file.record(kind, row) for row in range(len(self._file.table(kind)))]
-
-    def step(self, row: int) -> tuple[ActionTaken, Observed | None]:
-        return self._file.step(row)
-
-    def token_parts(self, row: int) -> tuple[int, list[int], list[int]]:
-        return self._file.token_parts(row)
-
-    def best_step_score(self) -> float | None:
-        scores = self._file.table("evaluations")["score"]
-        return float(scores.max()) if len(scores) else None
-
-    def records(self) -> Iterator[Record]:
-        return self._file.records()
-
-    def close(self) -> None:
-        self._file.close()
-
-
 def _plain(record: Record) -> dict[str, Any]:
-    import msgspec
-
     value: dict[str, Any] = msgspec.to_builtins(record)
     del value["type"]
     return value

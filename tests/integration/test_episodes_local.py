@@ -45,7 +45,9 @@ def test_alerts_are_answered_in_slack_and_applied(tmp_path: Path) -> None:
 
 def test_killed_episodes_resume_at_their_step(tmp_path: Path) -> None:
     with whole_job(tmp_path, "killed", 2) as job:
-        job.hpc("episodes", "submit", "cluster=local", *stub_runtime(tmp_path), *job.overrides(2))
+        job.hpc(
+            "episodes", "submit", "cluster=local", *stub_runtime(tmp_path), *job.overrides(2), "run.episodes_per_job=2"
+        )  # both play in one process
         until(lambda: job.progress(0).get("guidance", 0) >= 1, "guidance in episode 0")
         job.hpc("episodes", "cancel", "killed", "--yes")
         before = job.progress(0)["step"]

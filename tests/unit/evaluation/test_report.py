@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from hpc.evaluation.report import Section, duration, episode_view, render, totals, write_report
+from hpc.evaluation.report import Section, episode_view, render, totals, write_report
+from hpc.evaluation.words import duration
 from hpc.rundir import RunDir
 from hpc.trajectories.records import (
     AlertRaised,

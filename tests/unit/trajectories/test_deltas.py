@@ -39,7 +39,7 @@ def test_replaying_gives_every_prompt_back(turns: list[tuple[list[int], list[int
         shared, new = split_prompt(context, prompt)
         stored.append((shared, new, answer))
         context = prompt + answer
-        assert replay_prompt(stored) == prompt
+        assert replay_prompt(reversed(stored)) == prompt
 
 
 def test_replaying_nothing_is_nothing() -> None:

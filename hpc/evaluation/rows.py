@@ -1,0 +1,210 @@
+"""What the page of a trajectory shows: short rows for all steps, and their texts apart. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from hpc.evaluation.timeline import step_kind
+from hpc.trajectories.records import (
+    ActionTaken,
+    AlertRaised,
+    AttemptStarted,
+    GuidanceApplied,
+    Observed,
+    OutcomeReached,
+    Record,
+)
+
+GIST = 200
+"""Characters of the line that stands for an action or an observation."""
+TELLING = ("command", "cmd", "path", "file", "query", "thought", "text", "code", "input", "url", "session")
+"""Arguments that say most about an action, in this order."""
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A line of the page. ``type`` is step, alert, guidance, attempt or outcome.
+
+    Of a step: ``gist`` stands for the action's arguments, ``result`` for the observation; ``clock`` is
+    the working time in seconds, ``took`` the model's; ``tokens`` are (whole prompt, new in it, answer).
+    """
+
+    type: str
+    step: int
+    at: float = 0.0
+    kind: str = ""
+    name: str = ""
+    gist: str = ""
+    result: str = ""
+    boundary: str = ""
+    problem: str = ""
+    polling: bool = False
+    evaluated: float | None = None
+    said: str = ""
+    left: int | None = None
+    clock: float | None = None
+    took: float = 0.0
+    tokens: tuple[int, int, int] = (0, 0, 0)
+    # alerts, guidance, attempts, the outcome
+    id: str = ""
+    by: str = ""
+    text: str = ""
+    value: float | None = None
+    evidence: list[int] = []
+    answered: bool = False
+    alert: int = 0
+    waits: list[float | None] = []
+
+
+class Texts(msgspec.Struct, frozen=True, kw_only=True):
+    """The texts of one step. ``cut`` counts the characters left out of the middle of the observation."""
+
+    answer: str
+    arguments: dict[str, Any]
+    observation: str = ""
+    cut: int = 0
+
+    @property
+    def size(self) -> int:
+        """About how many characters these are."""
+        return len(self.answer) + len(self.observation) + len(str(self.arguments))
+
+    def observation_cut_to(self, limit: int) -> Texts:
+        """The same with at most ``limit`` characters of the observation: its beginning and its end."""
+        text = self.observation
+        if len(text) <= limit:
+            return self
+        head = limit // 2
+        tail = text[len(text) - (limit - head) :] if limit > head else ""
+        return replace(self, observation=text[:head] + "\n⋯\n" + tail, cut=len(text) - limit)
+
+
+def rows_of(records: Iterable[Record]) -> tuple[list[Row], list[Texts]]:
+    """All lines of the page in order, and the texts of step 1, 2, 3 …
+
+    Args:
+        records: a whole trajectory or its beginning.
+    """
+    records = list(records)
+    alerts = {record.id: record for record in records if isinstance(record, AlertRaised)}
+    answered = {record.alert_id for record in records if isinstance(record, GuidanceApplied)}
+    rows: list[Row] = []
+    texts: list[Texts] = []
+    taken: ActionTaken | None = None
+    for record in records:
+        match record:
+            case ActionTaken():
+                taken = record
+                rows.append(_step(record, None))
+                texts.append(Texts(answer=record.text, arguments=record.action.arguments))
+            case Observed() if taken is not None:
+                rows[-1] = _step(taken, record)
+                texts[-1] = replace(texts[-1], observation=record.observation.text)
+            case AlertRaised():
+                rows.append(_alert(record, record.id in answered))
+            case GuidanceApplied():
+                rows.append(_guidance(record, alerts.get(record.alert_id or "")))
+            case AttemptStarted():
+                where = record.host + (f", job {record.job_id}" if record.job_id else "")
+                step, epoch = record.resumed_at_step, record.epoch
+                rows.append(Row(type="attempt", step=step, at=record.at, name=str(epoch), text=where))
+            case OutcomeReached():
+                rows.append(_outcome(record))
+    return rows, texts
+
+
+def _step(taken: ActionTaken, observed: Observed | None) -> Row:
+    observation = observed.observation if observed else None
+    evaluation = observation.evaluation if observation else None
+    is_error = observation is not None and observation.is_error
+    new, answer = len(taken.new_prompt_ids), len(taken.token_ids)
+    return Row(
+        type="step",
+        step=taken.step,
+        at=taken.at,
+        kind=step_kind(taken, observed),
+        name=taken.action.name,
+        gist=gist(taken),
+        result=last_line(observation.text) if observation else "",
+        boundary=((observation.boundary if observation else None) or "action") if is_error else "",
+        problem=taken.action.problem,
+        polling=observation.polling if observation else False,
+        evaluated=evaluation.score if evaluation else None,
+        said=evaluation.message if evaluation else "",
+        left=evaluation.left if evaluation else None,
+        clock=observed.working_seconds if observed else None,
+        took=taken.model_seconds,
+        tokens=(taken.shared_tokens + new, new, answer),
+    )
+
+
+def _alert(record: AlertRaised, answered: bool) -> Row:
+    return Row(
+        type="alert",
+        step=record.step,
+        at=record.sent_at,
+        id=record.id,
+        kind=record.priority,
+        name=record.detector,
+        text=record.reason,
+        value=record.score,
+        evidence=record.evidence,
+        answered=answered,
+    )
+
+
+def _guidance(record: GuidanceApplied, alert: AlertRaised | None) -> Row:
+    asked = None if alert is None else record.sent_at - alert.sent_at
+    return Row(
+        type="guidance",
+        step=record.applied_step,
+        at=record.sent_at,
+        id=record.id,
+        by=record.annotator,
+        kind=record.kind,
+        text=record.text,
+        alert=alert.step if alert else 0,
+        waits=[asked, record.delivered_at - record.sent_at, record.applied_at - record.sent_at],
+    )
+
+
+def _outcome(record: OutcomeReached) -> Row:
+    return Row(
+        type="outcome",
+        step=record.steps,
+        at=record.at,
+        name=record.status,
+        text=record.reason,
+        value=record.final_score,
+        boundary=record.boundary or "",
+    )
+
+
+def gist(taken: ActionTaken) -> str:
+    """The arguments of an action in one line: the most telling one, otherwise all by name."""
+    arguments = taken.action.arguments
+    for name in TELLING:
+        value = arguments.get(name)
+        if isinstance(value, str) and value.strip():
+            return first_line(value)
+    if not arguments:
+        return first_line(taken.action.problem or taken.text)
+    said = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
+    return first_line(" ".join(said))
+
+
+def first_line(text: str) -> str:
+    """The first line with something in it, cut to `GIST` characters."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")[:GIST]
+
+
+def last_line(text: str) -> str:
+    """The last line with more in it than an exit status, cut to `GIST` characters."""
+    lines = [line.strip() for line in text[-4000:].splitlines() if line.strip()]
+    while len(lines) > 1 and lines[-1].startswith("[exit "):
+        lines.pop()
+    return lines[-1][:GIST] if lines else ""

@@ -24,12 +24,13 @@ from tiny_policy.bench import Bench
 from tiny_policy.guidance import CORES, HELD_OUT, fill
 from tiny_policy.teacher import USUAL_TOOLS, opening
 
-from hpc.agent.state import read_action, real_user
+from hpc.agent.state import read_action
 from hpc.config.task import TaskConfig
 from hpc.gym import render
 from hpc.gym.actions import tool_schemas
 from hpc.tasks.minilab.facts import fact_table
 from hpc.tasks.minilab.instances import make_instance
+from hpc.trajectories.turns import real_user
 
 ARMS = ("silent", "expert", "paraphrase", "unseen")
 

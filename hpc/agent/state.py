@@ -23,13 +23,9 @@ from hpc.trajectories.records import (
     Record,
     StepView,
 )
+from hpc.trajectories.turns import answer_message, real_user, result_message
 
 ELIDED = "[older output elided]"
-
-
-def real_user(text: str) -> str:
-    """Guidance as the model reads it. A closing tag inside the text cannot end the block early."""
-    return f"<real_user>{text.replace('</real_user>', '')}</real_user>"
 
 
 class EpisodeState:
@@ -78,21 +74,14 @@ class EpisodeState:
         self.step = record.step
         self.pending = record
         self.context_ids = self.context_ids[: record.shared_tokens] + record.new_prompt_ids + record.token_ids
-        message: dict[str, Any] = {"role": "assistant", "content": record.text}
-        if record.tool_calls:
-            message["tool_calls"] = record.tool_calls[:1]  # one action a step
-        self.messages.append(message)
+        self.messages.append(answer_message(record))
         self.malformed_in_a_row = self.malformed_in_a_row + 1 if record.action.problem else 0
 
     def _observe(self, record: Observed) -> None:
         taken, observation = self.pending, record.observation
         if taken is None or taken.step != record.step:
             raise ValueError(f"observation of step {record.step} without its action")
-        if taken.tool_calls:
-            call = str(taken.tool_calls[0].get("id", ""))
-            self.messages.append({"role": "tool", "tool_call_id": call, "content": observation.text})
-        else:
-            self.messages.append({"role": "user", "content": observation.text})
+        self.messages.append(result_message(taken, record))
         self.pending = None
         self.working_seconds = record.working_seconds
         self.terminated = observation.terminated

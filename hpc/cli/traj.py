@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpc.cli.output import emit_json, json_option, runs_option
+from hpc.cli.traj_exchange import export_command, import_command
 from hpc.cli.traj_find import find_trajectory
 from hpc.cli.traj_ls import ls, stats
 from hpc.cli.traj_show import show
@@ -28,6 +29,8 @@ def traj(ctx: click.Context, runs_root: Path) -> None:
         ctx.invoke(ls, runs_root=runs_root)
 
 
+traj.add_command(export_command)
+traj.add_command(import_command)
 traj.add_command(ls)
 traj.add_command(show)
 traj.add_command(stats)

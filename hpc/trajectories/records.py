@@ -110,8 +110,25 @@ class DriftSignal(msgspec.Struct, frozen=True, kw_only=True):
 # ---- the log's records, in the order in which they happen -------------------------------------
 
 
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an imported trajectory comes from.
+
+    ``format`` is the name of the format it was read as, ``file`` the source as it was named, ``sha256``
+    of that whole file, ``entry`` the trajectory's place in it where it holds several (line, row, sample).
+    ``lost`` says what could not be taken over, and ``extra`` keeps what has no place in our records.
+    """
+
+    format: str
+    file: str
+    sha256: str
+    entry: str = ""
+    lost: list[str] = []
+    extra: dict[str, Any] = {}
+
+
 class EpisodeHeader(msgspec.Struct, frozen=True, kw_only=True, tag="header"):
-    """First record of every trajectory."""
+    """First record of every trajectory. ``origin`` is set where it was imported: no process of this
+    project played the episode, and unless the source had them there are no token ids."""
 
     episode_id: str
     run: str
@@ -124,6 +141,7 @@ class EpisodeHeader(msgspec.Struct, frozen=True, kw_only=True, tag="header"):
     created_at: float
     messages: list[dict[str, Any]] = []  # the prompt: system and user turns before step 1
     tools: list[dict[str, Any]] = []
+    origin: Origin | None = None
     format_version: int = FORMAT_VERSION
 
 

@@ -90,7 +90,7 @@ def write_attributes(file: Any, records: Sequence[Record]) -> None:
 
 
 def _described(header: EpisodeHeader) -> dict[str, Any]:
-    left_out = ("messages", "tools")
+    left_out = ("messages", "tools", "origin")
     return {name: getattr(header, name) for name in header.__struct_fields__ if name not in left_out}
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import random
 
-from hpc.agent.state import real_user
 from hpc.gym import render
 from hpc.tasks.minilab.facts import CATEGORIES, KNOBS, Fact
 from hpc.tasks.minilab.instances import Stage
 from hpc.tasks.minilab.lab import next_line
+from hpc.trajectories.turns import real_user
 from tiny_policy.guidance import say
 from tiny_policy.teacher import SYSTEM, Demonstration, Message, edit_action, tool_call
 from tiny_policy.tokens import Encoder, Example, words

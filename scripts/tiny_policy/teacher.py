@@ -9,12 +9,12 @@ import yaml
 
 from hpc.agent.loop import INTERRUPTED
 from hpc.agent.prompts import opening_messages
-from hpc.agent.state import real_user
 from hpc.core.locate import data_dir
 from hpc.gym import render
 from hpc.gym.actions import ACTIONS
 from hpc.tasks.minilab.facts import CATEGORIES, KNOBS, Fact, fact_table
 from hpc.tasks.minilab.instances import Stage, make_instance
+from hpc.trajectories.turns import real_user
 from tiny_policy.bench import RUN, Bench, tool_call
 from tiny_policy.guidance import NAMELESS, REMARKS, fill, say
 

@@ -172,7 +172,8 @@ def report(run_name: str | None, runs_root: Path) -> None:
 
     Example: hpc episodes report my-run
     """
-    from hpc.evaluation.report import Section, duration, write_report
+    from hpc.evaluation.report import Section, write_report
+    from hpc.evaluation.words import duration
     from hpc.router.annals import read_annals
     from hpc.router.stats import summarize
     from hpc.router.stats_tables import tables

@@ -190,7 +190,7 @@ def stats(run_argument: str | None, run_name: str | None, runs_root: Path, as_js
     """
     from hpc.cli.inbox_views import clock
     from hpc.core.errors import HpcError
-    from hpc.evaluation.report import duration
+    from hpc.evaluation.words import duration
     from hpc.router.annals import read_annals
     from hpc.router.stats import summarize
     from hpc.router.stats_tables import tables

@@ -63,7 +63,7 @@ _PERHAPS = re.compile(
     + _EQUALS
     + r"[\"']?)"
     + _PLACEHOLDER
-    + r"([\w./+=@#!~^*-]{8,1024})(?![\w./+=@#!~^*([-])"
+    + r"([\w./+=@#!~^*-]{8,8192}+)(?![(\[])"
 )
 _FLAG = re.compile(
     r"(--?(?:password|passwd|passphrase|token|secret|api-?key|access-?key|auth-?token)[ =]{1,3})"

@@ -14,7 +14,12 @@ import pytest
 from hpc.core.errors import AnnotatorError
 from hpc.router.annotators import slack_replies, slack_sockets
 from hpc.router.annotators.slack import SlackFrontend
+from hpc.router.annotators.slack_allow import AllowList
+from hpc.router.annotators.slack_home import Home
+from hpc.router.annotators.slack_lists import Lists
+from hpc.router.annotators.slack_replies import Replies
 from hpc.router.annotators.slack_tokens import SlackTokens
+from hpc.router.annotators.slack_web import SlackWeb
 from hpc.router.desk import Verdict
 from hpc.wire.messages import StepBrief
 
@@ -337,6 +342,31 @@ async def test_an_edit_replaces_the_first_text_or_corrects_it(tmp_path: Path) ->
             ("set anneal to 460C", "correction", first),
         ]
         assert desk.replies[1].key.startswith(f"{first}:")
+
+
+async def test_replies_are_heard_in_the_order_in_which_they_were_written(tmp_path: Path) -> None:
+    """The event of the first is lost, that of the second comes."""
+    desk = FakeDesk()
+    desk.open_episode()
+    async with local_slack(tmp_path, "--no-limits", "--retries") as server:
+        async with frontend(server, desk):
+            await until(lambda: desk.published)
+        texts = ["first", "obey me", "second", "third"]
+        stamps = [await server.say("eve" if "obey" in text else "alice", text, desk.thread_ts()) for text in texts]
+        async with SlackWeb(server.config(), server.tokens) as web:
+            allow = AllowList(server.config(), web.usergroup_members)
+            home = Home(desk, web, allow, Lists(""))
+            replies = Replies(desk, web, allow, home, "U0APOLLO0")
+            event = {"type": "message", "channel": "C0ALERTS0", "user": "U0ALICE", "text": "second"}
+            before = (await server.ctl("state"))["calls"].get("conversations.replies", 0)
+            await replies.take_event({**event, "ts": stamps[2], "thread_ts": desk.thread_ts()})
+            assert [reply.text for reply in desk.replies] == ["first", "second"]
+            await server.ctl("fault", method="conversations.replies", status=429, retry_after=30)
+            for number in (3, 0):  # Slack says no: what came is taken in all the same
+                stamp = {"ts": stamps[number], "thread_ts": desk.thread_ts()}
+                await replies.take_event({**event, "text": texts[number], **stamp})
+            assert [reply.text for reply in desk.replies] == ["first", "second", "third"]
+            assert (await server.ctl("state"))["calls"]["conversations.replies"] == before + 2  # it is obeyed
 
 
 async def test_the_newest_edit_stays_in_whatever_order_edits_come(tmp_path: Path) -> None:

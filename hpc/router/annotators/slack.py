@@ -149,6 +149,7 @@ class _Service:
     ) -> None:
         blocks, lists = Blocks(config.shown_steps), Lists(workspace)
         allow = AllowList(config, web.usergroup_members)
+        self._allow = allow
         self._config = config
         self._group = group
         self._missing = asyncio.Event()  # set when replies may have been missed
@@ -163,6 +164,7 @@ class _Service:
     def start(self) -> None:
         """Begin publishing, listening and catching up, as tasks of the group."""
         readers = [self._replies.catch_up, self._mentions.catch_up]
+        self._group.create_task(self._allow.keep_fresh())
         self._group.create_task(self._publisher.run())
         self._group.create_task(self._sockets.run())
         self._group.create_task(keep_catching_up(readers, self._config.catch_up_seconds, self._missing))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -12,13 +13,16 @@ from hpc.router.annotators.slack_allow import AllowList, Undecided
 from hpc.router.annotators.slack_home import Home
 from hpc.router.annotators.slack_references import edit_key, message_of, reference
 from hpc.router.annotators.slack_text import typed
-from hpc.router.annotators.slack_web import SlackWeb
+from hpc.router.annotators.slack_web import CallFailed, Lane, Limited, SlackWeb
 from hpc.router.desk import Desk, Verdict
 
 OVERLAP_SECONDS = 10.0  # read again before the cursor: messages may show out of order
 MISSED_SECONDS = 20.0  # a reply older than this that no socket has brought
 DIRECT_READS = 3  # up to so many threads are read one by one, without looking which have news
 
+EARLIER_SECONDS = 1.5  # for taking in earlier replies first; Slack waits 3 s for an acknowledgement
+READS_A_SECOND = 30 / 60  # of Slack's 50 a minute; the rest is for catching up
+READ_BURST = 15
 EDIT_SECONDS = 900.0  # after a gap, edits of replies that are not older than this are looked for
 
 WRITTEN = (None, "file_share", "me_message", "thread_broadcast")
@@ -55,6 +59,8 @@ class Replies:
         self._home = home
         self._on_missed = on_missed
         self._mention = re.compile(rf"\s*<@{re.escape(bot_user)}(?:\|[^<>]*)?>[\s:,]*")
+        self._read_up_to: dict[str, str] = {}  # thread -> the newest message that was read or came
+        self._reading = Lane(READS_A_SECOND, READ_BURST)
         self._edited: dict[str, float] = {}  # reply -> when its newest edit was made
         self._heard: dict[str, float] = {}  # thread -> when a reply was last taken in there
         self._gap = True
@@ -87,8 +93,32 @@ class Replies:
             return self.refuse(channel, user, thread, is_person="bot_id" not in event)
         if self._asks_for_status(event):
             return lambda: self._home.tell_status(channel, user, thread)
+        await self._take_earlier(channel, thread, str(event["ts"]))
         self._take(channel, event, episode)
+        self._note_read(reference(channel, thread), str(event["ts"]))
         return None
+
+    async def _take_earlier(self, channel: str, thread: str, ts: str) -> None:
+        """Replies are heard in the order in which they were written: take in those before ``ts`` that
+        are still on their way, or lost. As far as Slack allows so many calls."""
+        if self._reading.delay() > 0:
+            return
+        self._reading.take()
+        seen = self._read_up_to.get(reference(channel, thread))
+        oldest = thread if seen is None else f"{float(seen) - OVERLAP_SECONDS:.6f}"
+        try:
+            async with asyncio.timeout(EARLIER_SECONDS):
+                async for message in self._web.replies(channel, thread, oldest):
+                    if float(message["ts"]) >= float(ts):
+                        return
+                    await self._take_found(channel, message)
+        except Limited as limited:
+            self._reading.close(limited.seconds)
+        except (CallFailed, Undecided, TimeoutError) as failed:
+            log.info("earlier replies are not known yet: %s", failed)
+
+    def _note_read(self, name: str, ts: str) -> None:
+        self._read_up_to[name] = max(ts, self._read_up_to.get(name, ""))
 
     def _asks_for_status(self, message: dict[str, Any]) -> bool:
         text = str(message.get("text", ""))
@@ -226,6 +256,7 @@ class Replies:
         finally:
             if last != cursor:
                 self._desk.advance_cursor(name, last)
+            self._note_read(name, last or thread)
         if undecided is not None:
             raise undecided
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpc.config.annotators import SlackConfig
+from hpc.router.annotators import slack_allow
 from hpc.router.annotators.slack_allow import RETRY_SECONDS, AllowList, Undecided
 from hpc.router.annotators.slack_catch_up import keep_catching_up
 from hpc.router.annotators.slack_references import edit_key, message_of, reference
@@ -33,9 +34,11 @@ class Group:
     def __init__(self, members: frozenset[str] | None) -> None:
         self.members = members
         self.reads = 0
+        self.was_read = asyncio.Event()
 
     async def __call__(self, usergroup: str) -> frozenset[str]:
         self.reads += 1
+        self.was_read.set()
         if self.members is None:
             raise Unsure("no answer")
         return self.members
@@ -84,6 +87,28 @@ async def test_a_group_that_cannot_be_read_makes_nobody_an_annotator() -> None:
     group.members = frozenset({"U0BOB"})
     clock.now += RETRY_SECONDS + 1
     assert await allow.allows("U0BOB")
+
+
+async def test_members_are_known_before_they_are_needed() -> None:
+    clock, group = Clock(), Group(frozenset({"U0BOB"}))
+    allow = AllowList(SlackConfig(usergroup="S0X", usergroup_seconds=300), group, clock=clock)
+    fresh = asyncio.create_task(allow.keep_fresh())
+    await group.was_read.wait()
+    assert await allow.allows("U0BOB")
+    assert group.reads == 1
+    fresh.cancel()
+
+
+async def test_a_slack_that_is_slow_to_tell_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slack_allow, "DECIDE_SECONDS", 0.01)
+
+    async def slow(_usergroup: str) -> frozenset[str]:
+        await asyncio.sleep(60)
+        return frozenset({"U0BOB"})
+
+    allow = AllowList(SlackConfig(usergroup="S0X"), slow)
+    with pytest.raises(Undecided):
+        await allow.allows("U0BOB")
 
 
 # ---- the pace

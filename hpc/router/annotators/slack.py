@@ -157,7 +157,11 @@ class _Service:
         self._home = Home(desk, web, allow, lists)
         self._sockets = Sockets(web, tokens, config.sockets, self._take, self._lost_touch)
         self._publisher = Publisher(desk, web, blocks, lists, config, on_posted=self._sockets.posted)
-        self._replies = Replies(desk, web, allow, self._home, bot_user, on_missed=self._sockets.suspect)
+        self._replies = Replies(
+            *(desk, web, allow, self._home, bot_user),
+            on_missed=self._sockets.suspect,
+            on_postponed=self._missing.set,
+        )
         self._mentions = Mentions(desk, web, self._replies, self._home, config.channel)
         self._actions = Actions(desk, web, allow, blocks, self._home)
 

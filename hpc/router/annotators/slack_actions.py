@@ -80,7 +80,7 @@ class Actions:
         """Claim an alert, or release it, by an emoji on its message.
 
         Raises:
-            Undecided: do not acknowledge; Slack shall send the event again.
+            Postponed: do not acknowledge; Slack shall send the event again.
         """
         user, item = str(event.get("user", "")), event.get("item") or {}
         if event.get("reaction") != CLAIM_REACTION or not await self._allow.allows(user):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from hpc.config.annotators import SlackConfig
-from hpc.router.annotators.slack_web import CallFailed
+from hpc.router.annotators.slack_web import CallFailed, Postponed
 
 RETRY_SECONDS = 10.0
 DECIDE_SECONDS = 2.0
@@ -17,7 +17,7 @@ DECIDE_SECONDS = 2.0
 log = logging.getLogger(__name__)
 
 
-class Undecided(Exception):
+class Undecided(Postponed):
     """The user group cannot be read now: nobody but the listed users can be told apart."""
 
 

@@ -40,7 +40,7 @@ class Mentions:
         """One ``app_mention`` event. Returns what is to be done after it was acknowledged, if anything.
 
         Raises:
-            Undecided: do not acknowledge; Slack shall send the event again.
+            Postponed: do not acknowledge; Slack shall send the event again.
         """
         channel, user, ts = str(event.get("channel", "")), str(event.get("user", "")), str(event.get("ts", ""))
         thread = event.get("thread_ts")

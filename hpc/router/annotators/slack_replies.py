@@ -7,13 +7,14 @@ import logging
 import re
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from hpc.router.annotators.slack_allow import AllowList, Undecided
 from hpc.router.annotators.slack_home import Home
 from hpc.router.annotators.slack_references import edit_key, message_of, reference
 from hpc.router.annotators.slack_text import typed
-from hpc.router.annotators.slack_web import CallFailed, Lane, Limited, SlackWeb
+from hpc.router.annotators.slack_web import CallFailed, Lane, Postponed, SlackWeb
 from hpc.router.desk import Desk, Verdict
 
 OVERLAP_SECONDS = 10.0  # read again before the cursor: messages may show out of order
@@ -40,6 +41,7 @@ class Replies:
     Args:
         bot_user: id of the app's own user, whose messages are no replies.
         on_missed: called when a reply was found by reading that no socket had brought.
+        on_postponed: called when a reply has to wait until the threads are read.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Replies:
         bot_user: str,
         *,
         on_missed: Callable[[float], None] = lambda ts: None,
+        on_postponed: Callable[[], None] = lambda: None,
     ) -> None:
         self.allow = allow
         self.bot_user = bot_user
@@ -58,6 +61,7 @@ class Replies:
         self._web = web
         self._home = home
         self._on_missed = on_missed
+        self._on_postponed = on_postponed
         self._mention = re.compile(rf"\s*<@{re.escape(bot_user)}(?:\|[^<>]*)?>[\s:,]*")
         self._read_up_to: dict[str, str] = {}  # thread -> the newest message that was read or came
         self._reading = Lane(READS_A_SECOND, READ_BURST)
@@ -80,7 +84,7 @@ class Replies:
         """One ``message`` event. Returns what is to be done after it was acknowledged, if anything.
 
         Raises:
-            Undecided: do not acknowledge; Slack shall send the event again.
+            Postponed: do not acknowledge; Slack shall send the event again.
         """
         channel = str(event.get("channel", ""))
         if event.get("subtype") == "message_changed":
@@ -100,7 +104,11 @@ class Replies:
 
     async def _take_earlier(self, channel: str, thread: str, ts: str) -> None:
         """Replies are heard in the order in which they were written: take in those before ``ts`` that
-        are still on their way, or lost. As far as Slack allows so many calls."""
+        are still on their way, or lost. As far as Slack allows so many calls.
+
+        Raises:
+            Postponed: they cannot be read now.
+        """
         if self._reading.delay() > 0:
             return
         self._reading.take()
@@ -111,11 +119,11 @@ class Replies:
                 async for message in self._web.replies(channel, thread, oldest):
                     if float(message["ts"]) >= float(ts):
                         return
-                    await self._take_found(channel, message)
-        except Limited as limited:
-            self._reading.close(limited.seconds)
-        except (CallFailed, Undecided, TimeoutError) as failed:
-            log.info("earlier replies are not known yet: %s", failed)
+                    with suppress(Undecided):  # whoever that is, the others need not wait for it
+                        await self._take_found(channel, message)
+        except (CallFailed, TimeoutError) as failed:
+            self._on_postponed()
+            raise Postponed(f"replies before {ts} cannot be read now: {failed}") from failed
 
     def _note_read(self, name: str, ts: str) -> None:
         self._read_up_to[name] = max(ts, self._read_up_to.get(name, ""))

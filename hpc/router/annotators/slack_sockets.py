@@ -21,9 +21,8 @@ from slack_sdk.socket_mode.async_client import AsyncBaseSocketModeClient
 from slack_sdk.socket_mode.request import SocketModeRequest
 from slack_sdk.socket_mode.response import SocketModeResponse
 
-from hpc.router.annotators.slack_allow import Undecided
 from hpc.router.annotators.slack_tokens import SlackTokens
-from hpc.router.annotators.slack_web import CallFailed, Limited, SlackWeb, quiet
+from hpc.router.annotators.slack_web import CallFailed, Limited, Postponed, SlackWeb, quiet
 
 PING_SECONDS = 5
 WATCH_SECONDS = 2.0
@@ -151,7 +150,7 @@ class Sockets:
     async def _answer(self, client: AsyncBaseSocketModeClient, request: SocketModeRequest) -> None:
         try:
             payload = await self._handler(request)
-        except Undecided:
+        except Postponed:
             return  # not acknowledged: Slack sends it again, and catching up finds it
         except Exception:
             log.exception("a %s request failed and was not acknowledged", request.type)

@@ -47,6 +47,10 @@ _FATAL = {
 _UNSURE = ("fatal_error", "internal_error", "request_timeout", "service_unavailable", "team_added_to_org")
 
 
+class Postponed(Exception):
+    """Something of Slack cannot be taken in yet: it is not acknowledged, so that it comes again."""
+
+
 class CallFailed(Exception):
     """A call without its result."""
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from hpc.config.attention import AttentionConfig, BudgetConfig
 from hpc.router.annotators import slack_replies, slack_sockets
 from hpc.router.annotators.slack import SlackFrontend
 from hpc.router.journal import JournalDesk
@@ -23,7 +24,7 @@ from hpc.wire.messages import Alert, Guidance, Hello, StepBrief
 
 from .slack_fixtures import Server, connected, local_slack, until
 
-REPLIES = int(os.environ.get("SLACK_CHAOS", "25"))
+REPLIES = int(os.environ.get("SLACK_CHAOS", "15"))
 EPISODES = 4
 
 
@@ -40,7 +41,8 @@ class Chaos:
         self._journal = journal
 
     def open(self) -> None:
-        self.desk = JournalDesk(self._journal, on_reply=self.heard.append, board_seconds=0.0)
+        each = AttentionConfig(budget=BudgetConfig(queue=0))  # every alert is shown by itself
+        self.desk = JournalDesk(self._journal, on_reply=self.heard.append, board_seconds=0.0, attention=each)
         config = self.server.config(catch_up_seconds=1.0, usergroup="S0EXPERTS", annotators=())
         self._task = asyncio.create_task(SlackFrontend(config, self.server.tokens).run(self.desk))
 

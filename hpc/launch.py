@@ -26,9 +26,10 @@ from hpc.core import files
 from hpc.core.errors import ConfigError, JobError, SubmissionError, UsageError
 from hpc.core.locks import exclusive
 from hpc.core.provenance import git_state
+from hpc.drift.judge import judge_prompt
 from hpc.rundir import RunDir
 from hpc.serving import registry
-from hpc.serving.preflight import check_model
+from hpc.serving.preflight import api_key, check_model
 from hpc.slurm import Dependency, JobSpec, SubmittedJob
 from hpc.wire import discovery
 from hpc.wire.keys import create_run_keys
@@ -279,6 +280,9 @@ def _payloads(run: RunDir) -> list[dict[str, Any]]:
 
 def _check(config: EpisodesConfig) -> None:
     """Find on the login node what would otherwise fail in the log of a job."""
+    if config.drift.enabled and config.drift.judge.enabled:
+        judge_prompt(config.drift.judge.prompt)
+        api_key(config.judge_server)
     check_model(config.model, config.server, config.runtime)
     opening_messages(config.agent.prompt, "")
     _check_annotators(config)

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import msgspec
+from msgspec.structs import replace
 
 from hpc.agent.protocols import Environment, Model, Watcher
 from hpc.agent.state import EpisodeState, read_action
@@ -227,6 +227,8 @@ class EpisodeLoop:
 
     async def _observed(self, observation: Observation) -> None:
         """The step is complete; let the detectors look, then take what annotators sent."""
+        if notes := self.watcher.notes():
+            observation = replace(observation, info={**observation.info, **notes})
         self._record(
             Observed(
                 step=self.state.step,
@@ -250,7 +252,7 @@ class EpisodeLoop:
         name = self._alert_id(signal.step)
         reason = redact(signal.reason)  # what may leave the cluster holds no secrets from here on
         await self.mail.raise_alert(
-            msgspec.structs.replace(signal, reason=reason),
+            replace(signal, reason=reason),
             alert=name,
             evidence=self._evidence(signal),
             sent_at=sent_at,

@@ -79,6 +79,10 @@ class _Process:
         return self._child.wait(timeout)
 
     @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    @property
     def alive(self) -> bool:
         return self._child.poll() is None
 

@@ -11,6 +11,7 @@ import random
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from hpc.wire.messages import MAX_MESSAGE, Ack, Alert, Guidance, Progress, Rejec
 from tests.integration.router_support import AgentProcess, RouterProcess, make_run, wait_until
 from tests.integration.test_router_security import Stranger, connect, fresh_pair, hello
 
-FRAMES = int(os.environ.get("INTRUDER_FRAMES", "15000"))
+FRAMES = int(os.environ.get("INTRUDER_FRAMES", "100000"))
 END = msgspec.msgpack.encode({"type": "end", "id": "the-end"})
 ROOM_KIB = 96 * 1024
 
@@ -115,8 +116,14 @@ def pour(address: str, server_key: str, pair: keys.KeyPair | None, frames: list[
         return False
 
     try:
-        while sent < count and (vandal.socket.poll(30_000 if pair else 1_000, zmq.POLLOUT) or False):
-            vandal.socket.send(frames[sent % len(frames)])
+        deadline = time.monotonic() + (100.0 + count / 500.0 if end else 3.0)
+        while (
+            sent < count and time.monotonic() < deadline and vandal.socket.poll(10_000 if end else 1_000, zmq.POLLOUT)
+        ):
+            try:
+                vandal.socket.send(frames[sent % len(frames)], zmq.NOBLOCK)
+            except zmq.Again:  # turned away between the two
+                continue
             sent += 1
             if not sent % 100:
                 answered()

@@ -50,6 +50,8 @@ class InboxClient:
     def __init__(self, run: RunDir, *, timeout: float = 10.0) -> None:
         info = discovery.read(run)
         hint = f"start it: hpc router start {run.name}"
+        if run.done.exists():
+            hint = f"the run is over: see `hpc inbox stats {run.name}` and `hpc traj show {run.name}/INDEX`"
         if info is None:
             raise RouterUnreachable(f"no router is running for {run.name}", hint)
         if info.is_stale():

@@ -158,7 +158,7 @@ class Campaign:
 
     def _harm_process(self, process: _Process, fault: str) -> None:
         if fault.startswith("kill"):
-            process.kill()
+            process.strike()
             return
         process.pause()
         self._over.wait(self.random.random())
@@ -170,7 +170,7 @@ class Campaign:
             return False  # the standby is just about to begin
         self._harm_process(self.active, fault)
         if fault.startswith("kill"):
-            self.active.close()
+            self.active.close()  # waits until it is dead
             self.active, self.standby = self.standby, RouterProcess(self.run, standby=True)
         return True
 

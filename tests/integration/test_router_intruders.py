@@ -27,7 +27,7 @@ from hpc.wire.messages import MAX_MESSAGE, Ack, Alert, Guidance, Progress, Rejec
 from tests.integration.router_support import AgentProcess, RouterProcess, make_run, wait_until
 from tests.integration.test_router_security import Stranger, connect, fresh_pair, hello
 
-FRAMES = int(os.environ.get("INTRUDER_FRAMES", "30000"))
+FRAMES = int(os.environ.get("INTRUDER_FRAMES", "15000"))
 END = msgspec.msgpack.encode({"type": "end", "id": "the-end"})
 ROOM_KIB = 96 * 1024
 
@@ -132,6 +132,7 @@ def pour(address: str, server_key: str, pair: keys.KeyPair | None, frames: list[
     return sent
 
 
+@pytest.mark.timeout(120.0 + FRAMES / 500.0)
 def test_a_flood_of_rubbish_is_counted_and_dropped(run: RunDir, router: RouterProcess) -> None:
     info = router.wait_ready()
     episode = f"{run.name}-00000"

@@ -145,7 +145,9 @@ def test_a_judge_that_could_not_be_asked_is_refused_before_anything_is_submitted
 ) -> None:
     judge = ["drift.judge.enabled=true", "drift.judge.url=http://127.0.0.1:9/v1", "drift.judge.model=m", override]
     with pytest.raises(HpcError) as caught:
-        CliRunner().invoke(cli, ["episodes", "submit", f"run.root={tmp_path}", *judge], catch_exceptions=False)
+        CliRunner().invoke(
+            cli, ["episodes", "submit", "cluster=local", f"run.root={tmp_path}", *judge], catch_exceptions=False
+        )
     assert says in caught.value.message
     assert not list(tmp_path.iterdir())
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -184,6 +184,7 @@ def test_an_episode_that_runs_has_a_page(tmp_path: Path) -> None:
     assert "clock" not in page.rows()[-1]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 300), max_size=30), st.integers(0, 2000))
 def test_the_limit_is_the_highest_that_fits(lengths: list[int], total: int) -> None:
     limit = longest_allowed(lengths, total)
@@ -194,6 +195,7 @@ def test_the_limit_is_the_highest_that_fits(lengths: list[int], total: int) -> N
         assert sum(min(length, limit + 1) for length in lengths) > total
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 3 * BLOCK_BYTES // 2), max_size=12))
 def test_blocks_follow_each_other_and_leave_nothing_out(sizes: list[int]) -> None:
     spans = blocks([Texts(answer="x" * size, arguments={}) for size in sizes])

@@ -400,9 +400,9 @@ class Router:
                 over_since = None
                 self._end_silent_episodes(SILENT_SECONDS)
             elif over_since is None:
-                over_since = time.monotonic()
-                self._end_silent_episodes(0.0, run_over=True)
-                log.info("the run is done; staying %g s for late replies", self._config.grace_seconds)
+                if self._end_silent_episodes(0.0, run_over=True):
+                    over_since = time.monotonic()
+                    log.info("the run is done; staying %g s for late replies", self._config.grace_seconds)
             else:
                 late = time.monotonic() - over_since - self._config.grace_seconds
                 if late > DRAIN_SECONDS or (late > 0 and not self.desk.counts()["posts_due"]):
@@ -412,9 +412,10 @@ class Router:
                     await self._stop.wait()
         return "stopped"
 
-    def _end_silent_episodes(self, silence: float, *, run_over: bool = False) -> None:
+    def _end_silent_episodes(self, silence: float, *, run_over: bool = False) -> bool:
         """Episodes that ended while nobody listened to their Bye left a result; at the end of the run
-        every episode is over. Only episodes unheard of for ``silence`` seconds are looked at."""
+        every episode is over. Only episodes unheard of for ``silence`` seconds are looked at. False where
+        that cannot be noted now."""
         now = time.time()
         facts = []
         for card in self.desk.live_episodes():
@@ -429,8 +430,15 @@ class Router:
                 facts.append(Ended(card.episode, "stopped", None, None, now))
         for fact in facts:
             self._state.forget(fact.episode)
-        if facts:
-            self.desk.record(facts)
+        try:
+            if facts:
+                self.desk.record(facts)
+        except RouterSuperseded:
+            raise
+        except HpcError as error:  # as for messages: a full disk must not end the router
+            log.error("the end of %d episodes is not noted yet: %s", len(facts), error)
+            return False
+        return True
 
     def _result(self, index: int) -> dict[str, Any]:
         """What result.json says; empty while there is none that can be read."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from aiohttp import web
@@ -40,6 +41,7 @@ class Control:
             "disconnect": self.disconnect,
             "sockets": self.trouble,
             "messages": self.messages,
+            "views": self.views,
             "state": self.state,
         }
         verb = verbs.get(request.match_info["verb"])
@@ -198,9 +200,14 @@ class Control:
 
     # ---- looking
     async def messages(self, body: Body) -> Any:
-        """{channel?}: all messages of a channel, in order."""
-        channel = self.space.channel(body.get("channel", CHANNEL))
-        return [self.space.shown(channel, message) for message in channel.messages.values()]
+        """{channel?, after?}: the messages of a channel, in order; with ``after`` those with a later ``ts``."""
+        channel, after = self.space.channel(body.get("channel", CHANNEL)), body.get("after", "")
+        newer = takewhile(lambda message: message["ts"] > after, reversed(channel.messages.values()))
+        return [self.space.shown(channel, message) for message in reversed(list(newer))]
+
+    async def views(self, body: Body) -> Any:
+        """{}: the modals that are open."""
+        return list(self.space.views.values())
 
     async def state(self, body: Body) -> Any:
         """Everything a test or the page may want to know."""

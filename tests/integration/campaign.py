@@ -1,7 +1,7 @@
 """A fault campaign over the whole guidance loop: agents, routers and a local Slack as processes.
 
-People in Slack answer every alert while faults of all kinds are dealt, several at a time; the answers
-keep step with the faults. A process that is gone is started again, as Slurm would.
+People in Slack answer every alert while faults of all kinds are dealt, several at a time; answers
+and faults keep step. A process that is gone is started again, as Slurm would.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ STALL_SECONDS = 90.0
 """A campaign in which nothing is applied for so long has lost something."""
 CLOCKS = (-600, -120, 0, 120, 600)
 """How wrong a clock may be, seconds; the router looks for its own posts of the last 15 minutes."""
+LEAD = 0.2
+"""How far the faults may be ahead of the answers, as a part of all."""
 CALLS = ("chat.postMessage", "chat.update", "reactions.add", "conversations.replies", "conversations.history")
 
 Fault = Callable[[], Coroutine[Any, Any, bool]]
@@ -123,6 +125,7 @@ class Campaign:
         self.agents = {index: self._agent(index) for index in range(size.agents)}
         self.routers = [self._router(number) for number in range(2)]
         self._deck: list[str] = []
+        self.settled = 0
         self._under_way: set[asyncio.Task[None]] = set()
 
     # ---- processes
@@ -167,7 +170,12 @@ class Campaign:
 
     def _may_answer(self) -> float:
         """The answers keep step with the faults."""
-        return self.size.alerts * min(1.0, (sum(self.faults.values()) + 1) / self.size.faults)
+        return self.size.alerts * min(1.0, (self.faults.total() + 1) / self.size.faults)
+
+    def _may_harm(self) -> bool:
+        """The faults keep step with what is applied: they are to hit alerts that are under way."""
+        progress = self.settled / self.size.alerts + LEAD
+        return bool(self.people.shown) and self.faults.total() < self.size.faults * progress
 
     def _kinds(self) -> dict[str, tuple[int, Fault]]:
         """Each kind of fault with its weight."""
@@ -192,8 +200,10 @@ class Campaign:
     async def _harm(self) -> None:
         kinds = self._kinds()
         self._deck = self.random.sample(list(kinds), len(kinds))  # each kind once before any comes again
-        while True:
+        while self.faults.total() < self.size.faults:
             await asyncio.sleep(self.size.pause * (0.5 + self.random.random()))
+            if not self._may_harm():
+                continue
             weights = [weight for weight, _ in kinds.values()]
             kind = self._deck.pop() if self._deck else self.random.choices(list(kinds), weights)[0]
             self._under_way.add(asyncio.create_task(self._do(kind, kinds[kind][1])))
@@ -273,7 +283,7 @@ class Campaign:
             found[f"{self.run.name}-{index:05d}"] = [record for record in records if "guidance" in record]
         return found
 
-    def _settled(self) -> int:
+    def _count_settled(self) -> int:
         """How many alerts have had their last reply, as the agents' trajectories say."""
         return sum(len({r["text"] for r in records if r["text"].endswith(END)}) for records in self.applied().values())
 
@@ -281,19 +291,21 @@ class Campaign:
         """Play until all alerts are answered under all the faults, or nothing moves any more; the figures."""
         start = moved = time.monotonic()
         work = [asyncio.create_task(each) for each in (self._nurse(), self.people.work(), self._harm())]
-        settled, said = 0, start
+        said = start
         try:
-            while settled < self.size.alerts or sum(self.faults.values()) < self.size.faults:
+            while self.settled < self.size.alerts or self.faults.total() < self.size.faults:
                 await asyncio.sleep(0.25)
                 for task in (*work, *filter(asyncio.Task.done, self._under_way)):
                     if task.done():
                         task.result()
-                now, before = time.monotonic(), settled
-                settled = self._settled()
-                moved = now if settled > before else moved
+                now, before = time.monotonic(), self.settled
+                self.settled = self._count_settled()
+                moved = now if self.settled > before else moved
                 if now - said > 10:
                     said = now
-                    _say(f"{now - start:4.0f} s  {settled}/{self.size.alerts} alerts  {self.faults.total()} faults")
+                    _say(
+                        f"{now - start:4.0f} s  {self.settled}/{self.size.alerts} alerts  {self.faults.total()} faults"
+                    )
                 if now - moved > STALL_SECONDS or now - start > self.size.seconds:
                     break
             work[2].cancel()
@@ -301,7 +313,7 @@ class Campaign:
             for task in work[:2]:
                 assert not task.done(), task
             (self.run.root / "over").touch()
-            await self._ended(now - start < self.size.seconds and settled == self.size.alerts)
+            await self._ended(self.settled == self.size.alerts)
         finally:
             for task in (*work, *self._under_way):
                 task.cancel()
@@ -309,7 +321,7 @@ class Campaign:
         return await self._figures(time.monotonic() - start)
 
     async def _ended(self, whole: bool) -> None:
-        """Until the agents have ended; the routers and the agents of a campaign that stalled get no more time."""
+        """Until the agents have ended; those of a campaign that stalled get no more time."""
         deadline = time.monotonic() + 60.0
         while whole and time.monotonic() < deadline:
             if all(self.run.result(index).exists() for index in self.agents):
@@ -322,7 +334,7 @@ class Campaign:
         return {
             "seconds": round(seconds, 1),
             "alerts": self.size.alerts,
-            "answered": self._settled(),
+            "answered": self._count_settled(),
             "replies": sum(map(len, written.values())),
             "applied": sum(map(len, applied.values())),
             "faults": self.faults.total(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from hpc.router import service
 from hpc.router.annotators.console import ConsoleFrontend
 from hpc.router.desk import Desk
 from hpc.router.service import Router
+from hpc.router.state import Ended, Fact
 from hpc.rundir import RunDir
 from hpc.slurm import REQUEUE, Allocation
 from hpc.trajectories.records import DriftSignal
@@ -216,3 +217,35 @@ async def test_a_journal_that_cannot_be_written_acknowledges_nothing_and_recover
     await mail.close()
     router.stop()
     assert await serving == "stopped"
+
+
+async def test_the_end_of_an_episode_that_cannot_be_noted_is_noted_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "LOOK_SECONDS", 0.01)
+    run = make_run(tmp_path / "run")
+    router = make_router(run, ConsoleFrontend(announce=False))
+    serving = asyncio.create_task(router.serve())
+    mail, episode = await start_episode(run)
+    await until(lambda: router.desk.live_episodes())
+    await mail.close()  # without a Bye
+    record, refused = router.desk.record, 0
+    noted: list[object] = []
+
+    def note(facts: Iterable[Fact]) -> None:
+        batch = list(facts)
+        noted.extend(batch)
+        record(batch)
+
+    def refuse(facts: object) -> None:
+        nonlocal refused
+        refused += 1
+        raise HpcError("disk is full")
+
+    monkeypatch.setattr(router.desk, "record", refuse)
+    run.mark_done("cancelled")
+    await until(lambda: refused > 1 or serving.done())
+    assert not serving.done(), "a full disk must not end the router"
+    monkeypatch.setattr(router.desk, "record", note)
+    assert await serving == "done"
+    assert [(fact.episode, fact.status) for fact in noted if isinstance(fact, Ended)] == [(episode, "stopped")]

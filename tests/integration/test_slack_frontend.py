@@ -407,6 +407,23 @@ async def test_edits_during_an_outage_are_caught_up(tmp_path: Path, monkeypatch:
         assert (desk.replies[2].text, desk.replies[2].replaces) == ("set anneal to 450C", desk.replies[0].key)
 
 
+async def test_edits_while_no_router_ran_are_caught_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slack_replies, "OVERLAP_SECONDS", 0.0)
+    async with local_slack(tmp_path, "--retries") as server:
+        desk = FakeDesk()
+        desk.open_episode()
+        async with frontend(server, desk):
+            await until(desk.thread_ts)
+            ts = await server.say("alice", "set anneal to 350C", desk.thread_ts())
+            last = await server.say("alice", "and more", desk.thread_ts())
+            await until(lambda: len(desk.replies) == 2)
+        desk.advance_cursor(desk.cards[EPISODE].thread or "", last)
+        await server.ctl("edit", ts=ts, text="set anneal to 450C")
+        async with frontend(server, desk):
+            await until(lambda: len(desk.replies) == 3)
+        assert (desk.replies[2].text, desk.replies[2].replaces) == ("set anneal to 450C", desk.replies[0].key)
+
+
 async def test_only_replies_in_threads_of_episodes_count(tmp_path: Path) -> None:
     async with thread(tmp_path) as (server, desk):
         top = await server.say("alice", "at the top")

@@ -68,6 +68,7 @@ class Replies:
         self._edited: dict[str, float] = {}  # reply -> when its newest edit was made
         self._heard: dict[str, float] = {}  # thread -> when a reply was last taken in there
         self._gap = True
+        self._new = True  # nothing was read yet: what a router before this one heard is not in _heard
         self._told: set[tuple[str, str | None]] = set()  # strangers and the threads where they know it
 
     def note_gap(self) -> None:
@@ -218,6 +219,7 @@ class Replies:
             Undecided: some authors could not be told apart; the other replies are taken in.
         """
         gap, self._gap = self._gap, False
+        new, self._new = self._new, False
         since = time.time() - EDIT_SECONDS
         self._heard = {thread: at for thread, at in self._heard.items() if at > since}
         threads = [(thread, cursor) for thread, cursor in self._desk.open_threads() if message_of(thread)]
@@ -225,8 +227,9 @@ class Replies:
         try:
             newest = await self._latest_replies(threads) if len(threads) > DIRECT_READS else {}
             for thread, cursor in threads:
-                edits = gap and thread in self._heard
                 latest = newest.get(thread)
+                lately = latest is None or latest > f"{since:.6f}"
+                edits = gap and (thread in self._heard or (new and lately))
                 if latest is not None and latest <= cursor and not edits:
                     continue
                 try:
@@ -234,10 +237,10 @@ class Replies:
                 except Undecided as error:
                     undecided = error
         except BaseException:
-            self._gap |= gap
+            self._gap, self._new = self._gap or gap, self._new or new
             raise
         if undecided is not None:
-            self._gap |= gap
+            self._gap, self._new = self._gap or gap, self._new or new
             raise undecided
 
     async def _latest_replies(self, threads: list[tuple[str, str]]) -> dict[str, str]:

@@ -42,7 +42,7 @@ fast: setup-dev ## unit and contract tests only
 	$(PYTEST) $(FAST) -m "not slurm and not vllm"
 
 faults: setup-dev ## 500 faults over agents, router and Slack while 2,000 alerts are answered, then a flood of rubbish
-	CAMPAIGN=16,500,125,1.2 CAMPAIGN_ROUNDS=4 CAMPAIGN_SECONDS=420 $(PYTEST) -q -s tests/integration/test_campaign.py
+	CAMPAIGN=16,500,125,0.6 CAMPAIGN_ROUNDS=4 CAMPAIGN_SECONDS=420 $(PYTEST) -q -s tests/integration/test_campaign.py
 	CHAOS=16,15,2,52,32 $(PYTEST) -q -s tests/integration/test_guidance_chaos.py
 	INTRUDER_FRAMES=200000 $(PYTEST) -q tests/integration/test_router_intruders.py
 

@@ -165,14 +165,20 @@ class Campaign:
         process.wake()
 
     def _harm_router(self, fault: str) -> bool:
-        info = discovery.read(self.run)
-        if info is None or info.pid != self.active.pid:
+        if not self._serves():
             return False  # the standby is just about to begin
         self._harm_process(self.active, fault)
         if fault.startswith("kill"):
             self.active.close()  # waits until it is dead
             self.active, self.standby = self.standby, RouterProcess(self.run, standby=True)
         return True
+
+    def _serves(self) -> bool:
+        """Whether a router serves; the one that does is the active one. Of two that wait, either may win."""
+        info = discovery.read(self.run)
+        if info is not None and info.pid == self.standby.pid:
+            self.active, self.standby = self.standby, self.active
+        return info is not None and info.pid == self.active.pid
 
     # ---- what came of it
 
@@ -201,7 +207,7 @@ class Campaign:
         assert not any(figures.values()), figures
         assert self.seen == dict.fromkeys(names, 1)
         assert sum(map(len, self.given.values())) == len(names) * self.replies
-        wait_until(lambda: (info := discovery.read(self.run)) is not None and info.pid == self.active.pid)
+        wait_until(self._serves)
         with InboxClient(self.run, timeout=30.0) as people:
             wait_until(lambda: all(card.state == "finished" for card in people.episodes()))
             cards = people.alerts(all=True)

@@ -1,7 +1,8 @@
 """The sealed file of a trajectory: building its bytes, and reading them with nothing taken on trust.
 
 Every chunk carries a checksum (fletcher32), HDF5's own metadata too, and every row a CRC over itself
-and its texts, tokens and log-probabilities: a changed bit is an error, never a wrong value.
+and its texts, tokens and log-probabilities: a changed bit is an error, never a wrong value. HDF5 is
+shown only files that match the checksums behind it (`hpc.trajectories.trailer`).
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from hpc.trajectories.layout import (
 )
 from hpc.trajectories.log import check_hint, require_version
 from hpc.trajectories.records import ActionTaken, EpisodeHeader, Observed, OutcomeReached, Record
+from hpc.trajectories.trailer import MAGIC, contains, trailer_problem, with_trailer
 
 LIBVER = ("v110", "v110")  # metadata with checksums; readable by HDF5 1.10 and later
 CHUNK_BYTES = 1 << 20
@@ -70,7 +72,7 @@ def build(records: Sequence[Record]) -> bytes:
         back = StoredFile(Path("sealed"), file).records()
         if any(to_json(new) != to_json(old) for new, old in zip(back, records, strict=True)):
             raise ValueError("a record does not come back as it went in")
-    return image
+    return with_trailer(image)
 
 
 def write_attributes(file: Any, records: Sequence[Record]) -> None:
@@ -110,6 +112,24 @@ def _compression() -> dict[str, Any]:
     return dict(hdf5plugin.Zstd(clevel=ZSTD_LEVEL))
 
 
+def require_untouched(path: Path) -> None:
+    """Accept an HDF5 file only as it was sealed, byte by byte.
+
+    Raises:
+        TrajectoryLayoutError: it never was a sealed trajectory.
+        TrajectoryIncomplete: damaged.
+    """
+    with guarded(path, "file"):
+        problem = trailer_problem(path)
+        ours = not problem or contains(path, FORMAT.encode(), MAGIC)
+    if not ours:
+        raise TrajectoryLayoutError(f"{path} is an HDF5 file but not a trajectory", "name another file")
+    if problem and path.name.removeprefix(".").startswith("live-"):
+        raise TrajectoryLayoutError(f"{path} is a live view", "name its episode as RUN/INDEX")
+    if problem:
+        raise TrajectoryIncomplete(f"{path} is damaged: {problem}", check_hint(path))
+
+
 @contextlib.contextmanager
 def guarded(path: Path, what: str) -> Iterator[None]:
     """Turn whatever HDF5 or a decoder raises into TrajectoryIncomplete for ``what`` of ``path``."""
@@ -140,7 +160,18 @@ class StoredFile:
 
     @classmethod
     def open(cls, path: Path) -> StoredFile:
-        """Open a sealed file (its signature has been looked at).
+        """Open a sealed file (its signature has been looked at) once all its bytes match their checksums.
+
+        Raises:
+            TrajectoryLayoutError: HDF5, but not a sealed trajectory, or of a newer format.
+            TrajectoryIncomplete: damaged.
+        """
+        require_untouched(path)
+        return cls.open_unverified(path)
+
+    @classmethod
+    def open_unverified(cls, path: Path) -> StoredFile:
+        """Open a sealed file or a live view that may be damaged: HDF5 may crash this process.
 
         Raises:
             TrajectoryLayoutError: HDF5, but not a trajectory, or of a newer format.
@@ -149,7 +180,12 @@ class StoredFile:
         with contextlib.suppress(ImportError):
             import hdf5plugin  # noqa: F401  registers the zstd filter
         with guarded(path, "file"):
-            file = h5py.File(path, "r", locking=False, rdcc_nbytes=CACHE_BYTES)
+            try:
+                file = h5py.File(path, "r", locking=False, rdcc_nbytes=CACHE_BYTES)
+            except OSError:  # a view that a crash left open; of other files HDF5 would wait for a writer
+                if not path.name.removeprefix(".").startswith("live-"):
+                    raise
+                file = h5py.File(path, "r", swmr=True, locking=False, rdcc_nbytes=CACHE_BYTES)
         try:
             return cls(path, file)
         except BaseException:

@@ -9,7 +9,7 @@ FAST := tests/unit tests/contract -n 2
 twice = $(1) || { echo "== the failed tests once more"; $(1) --last-failed --last-failed-no-failures none; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-demo demo test check fast bench clean
+.PHONY: help setup setup-dev setup-demo demo test check fast faults bench clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ check: setup-dev ## ruff, mypy --strict, import-linter, fast tests
 
 fast: setup-dev ## unit and contract tests only
 	$(PYTEST) $(FAST) -m "not slurm and not vllm"
+
+faults: setup-dev ## a large campaign of kills, stops and cuts over the guidance loop, and a flood of rubbish
+	CHAOS=16,15,2,52,32 $(PYTEST) -q -s tests/integration/test_guidance_chaos.py
+	INTRUDER_FRAMES=200000 $(PYTEST) -q tests/integration/test_router_intruders.py
 
 bench: setup ## JSON lines: ratios against named baselines
 	@$(python) benchmarks/run.py

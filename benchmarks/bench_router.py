@@ -1,12 +1,14 @@
 """The guidance router under 1,000 connected agents, against what its parts can do by themselves.
 
-Three figures, from rounds that alternate with their baselines (the machine may be shared):
+Figures, from rounds that alternate with their baselines (the machine may be shared):
 
 - durable alerts a second, end to end: sent by an agent, committed, acknowledged to it. Baselines: the same
   agents against a bare CURVE ROUTER that only acknowledges, and a bare SQLite group commit of rows of
   that size. Target: half of the slower one.
 - milliseconds from an annotator's reply on the inbox socket to its guidance at the agent, at 100 alerts
   and replies a second (p50, p99). Baseline: a bare round trip at that rate. Target: 50 ms at p99.
+- processor time of the router for each alert, which a busy machine does not distort. Baseline: that of the
+  bare ROUTER for a message and of the bare commit for a row, together. Target: five times that.
 - memory of the router for each connected agent. Baseline: that of the bare ROUTER.
 """
 
@@ -40,6 +42,7 @@ RATE = 100.0
 BATCH = 256
 TARGET_RATIO = 0.5
 TARGET_MS = 50.0
+TARGET_COST = 5.0
 TARGET_MEMORY = 3.0
 
 CONFIG = {
@@ -102,14 +105,23 @@ def resident(pid: int) -> float:
     return 0.0
 
 
-def storm(agents: subprocess.Popen[str]) -> float:
-    """Acknowledged alerts a second."""
+def spent(pid: int) -> float:
+    """Processor seconds of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def storm(agents: subprocess.Popen[str], server: subprocess.Popen[str], cost: list[float]) -> float:
+    """Acknowledged alerts a second; to ``cost`` the server's processor microseconds for each."""
+    before = spent(server.pid)
     found = ask(agents, do="storm", seconds=STORM_SECONDS)
+    cost.append(1e6 * (spent(server.pid) - before) / float(found["acknowledged"]))
     return float(found["acknowledged"]) / float(found["seconds"])
 
 
-def commit_rows(folder: Path) -> float:
-    """Rows a second of a bare group commit in SQLite, durable as the journal is."""
+def commit_rows(folder: Path, cost: list[float]) -> float:
+    """Rows a second of a bare group commit in SQLite, durable as the journal is; to ``cost`` the
+    processor microseconds of each."""
     path = folder / "bare.sqlite3"
     path.unlink(missing_ok=True)
     database = sqlite3.connect(path, isolation_level=None)
@@ -117,16 +129,17 @@ def commit_rows(folder: Path) -> float:
         database.execute(f"pragma {statement}")
     database.execute("create table alert (id text primary key, episode text, body blob)")
     body = b"x" * sum(len(step.action) + len(step.observation) for step in EVIDENCE)
-    rows, start = 0, time.monotonic()
+    rows, start, before = 0, time.monotonic(), time.process_time()
     while time.monotonic() - start < STORM_SECONDS / 2:
         database.execute("begin immediate")
         for _ in range(BATCH):
             rows += 1
             database.execute("insert into alert values (?, ?, ?)", (f"demo-00000-a{rows}", "demo-00000", body))
         database.execute("commit")
-    spent = time.monotonic() - start
+    passed = time.monotonic() - start
+    cost.append(1e6 * (time.process_time() - before) / rows)
     database.close()
-    return rows / spent
+    return rows / passed
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -175,16 +188,21 @@ def main() -> None:
                 trickles[replies] += found["milliseconds"]
                 lost += found["lost"]
         wires, commits, alerts = [], [], []
+        costs: dict[str, list[float]] = {"wire": [], "commit": [], "router": []}
         for _ in range(ROUNDS):
-            wires.append(storm(bare_agents))
-            commits.append(commit_rows(Path(folder)))
-            alerts.append(storm(agents))
+            wires.append(storm(bare_agents, bare, costs["wire"]))
+            commits.append(commit_rows(Path(folder), costs["commit"]))
+            alerts.append(storm(agents, router, costs["router"]))
             print(f"wire {wires[-1]:.0f}/s, commit {commits[-1]:.0f}/s, router {alerts[-1]:.0f}/s", file=sys.stderr)
     wire, commit, rate = statistics.median(wires), statistics.median(commits), statistics.median(alerts)
     target = f"half of the slower of the bare limits (wire {wire:.0f}/s, commit {commit:.0f}/s)"
     met = rate >= TARGET_RATIO * min(wire, commit)
     emit("router_alerts", rate, "1/s", f"bare CURVE ROUTER, {AGENTS} agents", wire, target, met)
     emit("router_commits", rate, "1/s", f"bare SQLite commits of {BATCH} rows", commit, target, met)
+    cost = {name: statistics.median(values) for name, values in costs.items()}
+    limit, text = cost["wire"] + cost["commit"], f"ratio <= {TARGET_COST:g}"
+    met = cost["router"] <= TARGET_COST * limit
+    emit("router_processor", cost["router"], "us/alert", "bare ROUTER and bare commit", limit, text, met)
     for name, share in (("p50", 0.5), ("p99", 0.99)):
         value, baseline = percentile(trickles[True], share), percentile(trickles[False], share)
         text = f"value <= {TARGET_MS:g} ms, nothing lost"

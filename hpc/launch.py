@@ -11,7 +11,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,12 +23,13 @@ from hpc.config import config_hash, to_builtins
 from hpc.config.episodes import EpisodesConfig
 from hpc.config.server import ServerRunConfig
 from hpc.core import files
-from hpc.core.errors import ConfigError, JobError, SubmissionError, UsageError
+from hpc.core.errors import ConfigError, HpcError, JobError, SubmissionError, UsageError
 from hpc.core.locks import exclusive
 from hpc.core.provenance import git_state
+from hpc.drift.judge import judge_prompt
 from hpc.rundir import RunDir
 from hpc.serving import registry
-from hpc.serving.preflight import check_model
+from hpc.serving.preflight import api_key, check_model
 from hpc.slurm import Dependency, JobSpec, SubmittedJob
 from hpc.wire import discovery
 from hpc.wire.keys import create_run_keys
@@ -54,6 +55,8 @@ class Launch(msgspec.Struct, kw_only=True):
     jobs: list[SubmittedJob] = []
     kept: list[str] = []
     scripts: dict[str, list[str]] = {}
+    problems: list[HpcError] = []
+    """What a dry run found missing on this machine; a launch refuses it."""
 
     def summary(self) -> dict[str, Any]:
         """For --json."""
@@ -91,10 +94,10 @@ def launch_episodes(config: EpisodesConfig, *, overrides: Sequence[str] = (), dr
     """
     name = config.run.name or time.strftime("episodes-%Y%m%d-%H%M%S")
     config = _settled(config, name)
-    _check(config)
     specs = [*_server_specs(config), *_router_specs(config), *_episode_specs(config)]
     if dry_run:
-        return _plan(config, name, specs)
+        return _plan(config, name, specs, lambda: _check(config))
+    _check(config)
     run = _create(config, name, overrides, {"episodes": config.run.episodes})
     with exclusive(run.launch_lock):
         if slurm.is_recorded(run, EPISODES):
@@ -106,9 +109,11 @@ def launch_server(config: ServerRunConfig, *, overrides: Sequence[str] = (), dry
     """Only the replicas of one server."""
     name = config.run.name or time.strftime(f"{config.server.name}-%Y%m%d-%H%M%S")
     config = _settled(config, name)
-    check_model(config.model, config.server, config.runtime)
     if dry_run:
-        return _plan(config, name, _server_specs(config))
+        return _plan(
+            config, name, _server_specs(config), lambda: check_model(config.model, config.server, config.runtime)
+        )
+    check_model(config.model, config.server, config.runtime)
     run = _create(config, name, overrides, {})
     with exclusive(run.launch_lock):
         _reopen(run)
@@ -243,9 +248,16 @@ def services(run: RunDir) -> str:
         path = run.server_state(server, replica)
         state = str(files.read_json(path)["state"]) if path.exists() else "PENDING"
         parts.append(f"{server}/{replica} {state}")
-    info = discovery.read(run)
-    parts.append("router up" if info is not None and not info.is_stale() else "router down")
+    if config["annotators"]["kind"] != "none":
+        parts.append("router down" if router_is_missing(run) else "router up")
     return "  ".join(parts)
+
+
+def router_is_missing(run: RunDir) -> bool:
+    """Whether the run is to have a router and none shows life."""
+    info = discovery.read(run)
+    alive = info is not None and not info.is_stale()
+    return not alive and run.read_config().get("annotators", {}).get("kind") != "none"
 
 
 # ---- parts ------------------------------------------------------------------------------------
@@ -279,9 +291,37 @@ def _payloads(run: RunDir) -> list[dict[str, Any]]:
 
 def _check(config: EpisodesConfig) -> None:
     """Find on the login node what would otherwise fail in the log of a job."""
+    if config.drift.enabled and config.drift.judge.enabled:
+        judge_prompt(config.drift.judge.prompt)
+        api_key(config.judge_server)
     check_model(config.model, config.server, config.runtime)
+    if config.server.kind == "external" and config.server.run is not None:
+        _check_server_run(Path(config.server.run), config.server.name)
     opening_messages(config.agent.prompt, "")
     _check_annotators(config)
+
+
+def _check_server_run(folder: Path, server: str) -> None:
+    """The server of another run is up, or may still come up.
+
+    Raises:
+        ConfigError: there is no such run or server, or it is over.
+    """
+    run = RunDir(folder)
+    if not run.config.is_file():
+        raise ConfigError(
+            f"server.run is {folder}, where no run is", "name the directory that `hpc server launch` printed"
+        )
+    started = run.read_config().get("server", {}).get("name")
+    if started != server:
+        raise ConfigError(f"the server of {run.name} is {started!r}, not {server!r}", f"set server.name={started}")
+    living = any(element.job == f"serve-{server}" and element.state in slurm.LIVE for element in slurm.states(run))
+    if not living and not registry.live_endpoints(run, server):
+        why = registry.failure(run, server)
+        raise ConfigError(
+            f"the server of {run.name} is over{f': {why}' if why else ''}",
+            "launch it again by repeating its `hpc server launch`, then submit",
+        )
 
 
 def _check_annotators(config: EpisodesConfig) -> None:
@@ -296,6 +336,9 @@ def _settled(config: C, name: str) -> C:
     model = config.model
     if model.path.startswith((".", "~")) or Path(model.path).is_dir():
         model = msgspec.structs.replace(model, path=str(Path(model.path).expanduser().absolute()))
+    if config.server.run is not None:
+        server_run = str(Path(config.server.run).expanduser().absolute())
+        config = msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, run=server_run))
     return msgspec.structs.replace(config, run=msgspec.structs.replace(config.run, name=name), model=model)
 
 
@@ -336,10 +379,19 @@ def _finalize_spec() -> JobSpec:
     return _spec(FINALIZE, "finalize", [{"job": EPISODES}], after=[Dependency(job=EPISODES, kind="afterany")])
 
 
-def _plan(config: EpisodesConfig | ServerRunConfig, name: str, specs: list[JobSpec]) -> Launch:
-    """What would be submitted; touches nothing."""
+def _plan(
+    config: EpisodesConfig | ServerRunConfig, name: str, specs: list[JobSpec], check: Callable[[], None]
+) -> Launch:
+    """What would be submitted; touches nothing. What this machine lacks is noted: another may have it."""
     run = RunDir(Path(config.run.root) / name)
+    run.require_same(to_builtins(config), config_hash(config))
+    problems = []
+    try:
+        check()
+    except HpcError as error:
+        problems.append(error)
     return Launch(
+        problems=problems,
         run=run,
         config=to_builtins(config),
         executor=slurm.choose_executor(config.cluster),
@@ -361,6 +413,8 @@ def _create(
 
 
 def _submit(run: RunDir, config: EpisodesConfig | ServerRunConfig, specs: list[JobSpec]) -> Launch:
+    if not run.config.exists():  # while we waited for the lock, another launch of it was refused
+        raise JobError(f"{run.name} has just been given up by another launch", "repeat the command")
     launch = Launch(run=run, config=to_builtins(config), executor=slurm.choose_executor(config.cluster))
     for spec in specs:
         if _alive(run, spec.name):
@@ -372,6 +426,8 @@ def _submit(run: RunDir, config: EpisodesConfig | ServerRunConfig, specs: list[J
             launch.jobs.append(slurm.submit(spec, config.cluster, run))
         except SubmissionError:
             slurm.cancel(run, [job.name for job in launch.jobs])  # servers without episodes would idle
+            if not run.jobs.exists():  # nothing was ever submitted in it: it is no run, and its name is free
+                run.discard()
             raise
     return launch
 

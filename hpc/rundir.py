@@ -20,7 +20,9 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -160,12 +162,7 @@ class RunDir:
         """
         run = cls(root)
         if run.config.is_file():
-            before = _mapping(files.read_json(run.config), run.config).get("hash")
-            if before != config_hash:
-                raise ConfigError(
-                    f"{root} holds a run of another configuration ({before} there, {config_hash} now)",
-                    "choose another run.name, or repeat the command with the same overrides to resume",
-                )
+            run.require_same(config, config_hash)
             return run
         for folder in (run.root, run.logs, run.root / "elements", run.root / "episodes", run.root / "trajectories"):
             try:
@@ -178,6 +175,30 @@ class RunDir:
         files.write_json(run.manifest, {"layout": LAYOUT_VERSION, "created_at": time.time(), **manifest})
         files.write_json(run.config, {"hash": config_hash, "config": config})  # marker: last
         return run
+
+    def require_same(self, config: dict[str, Any], config_hash: str) -> None:
+        """Nothing, where no run is or one of this very configuration.
+
+        Raises:
+            ConfigError: a run of another configuration; the message names what differs.
+        """
+        if not self.config.is_file():
+            return
+        before = _mapping(files.read_json(self.config), self.config)
+        if before.get("hash") == config_hash:
+            return
+        stored = before.get("config")
+        differing = sorted(_differing(stored if isinstance(stored, dict) else {}, config))
+        shown = ", ".join(differing[:3]) + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
+        raise ConfigError(
+            f"{self.root} holds a run of another configuration ({shown or 'of another version'} differ)",
+            f"choose another run.name, repeat the same overrides to resume, or remove it: hpc run clean {self.name}",
+        )
+
+    def discard(self) -> None:
+        """Undo `create`: the marker first, so that it is no run from that moment on."""
+        self.config.unlink(missing_ok=True)
+        shutil.rmtree(self.root, ignore_errors=True)
 
     @classmethod
     def open(cls, root: Path) -> RunDir:
@@ -206,6 +227,16 @@ class RunDir:
     def mark_done(self, reason: str) -> None:
         """Tell servers and router of this run that their work is over."""
         files.write_json(self.done, {"reason": reason, "at": time.time()})
+
+
+def _differing(before: dict[str, Any], now: dict[str, Any], where: str = "") -> Iterator[str]:
+    """Dotted keys whose values differ."""
+    for key in before.keys() | now.keys():
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differing(old, new, f"{where}{key}.")
+        elif old != new:
+            yield f"{where}{key}"
 
 
 def make_folder(path: Path) -> None:

@@ -17,9 +17,11 @@ from hpc.agent.loop import EpisodeLoop, Interrupted
 from hpc.agent.mailbox import Mailbox
 from hpc.agent.prompts import opening_messages
 from hpc.agent.state import EpisodeState
+from hpc.config.agent import SamplingConfig
 from hpc.config.episodes import EpisodesConfig
 from hpc.core import files
 from hpc.core.errors import HpcError, JobError, PartialFailure
+from hpc.drift.judge import JudgedMonitor
 from hpc.drift.monitor import DriftMonitor
 from hpc.gym.environment import Gym
 from hpc.rundir import RunDir
@@ -141,9 +143,7 @@ class _Episode:
             )
             stack.push_async_callback(mail.close)
             await mail.start()
-            watcher = DriftMonitor(
-                config.drift, max_steps=config.agent.max_steps, max_working_seconds=config.agent.max_working_seconds
-            )
+            watcher = await self._watcher(stack, description)
 
             def on_step(loop: EpisodeLoop, status: str) -> None:
                 self._show(loop.state, status, watcher.score)
@@ -172,6 +172,28 @@ class _Episode:
                     ) from None
                 raise
             await mail.bye(outcome)
+
+    async def _watcher(self, stack: contextlib.AsyncExitStack, description: str) -> DriftMonitor | JudgedMonitor:
+        config, judge = self.config, self.config.drift.judge
+        monitor = DriftMonitor(
+            config.drift, max_steps=config.agent.max_steps, max_working_seconds=config.agent.max_working_seconds
+        )
+        if not (config.drift.enabled and judge.enabled):
+            return monitor
+        model = ModelClient.for_run(
+            self.run,
+            config.judge_server,
+            model=judge.model or config.model.name,
+            sampling=SamplingConfig(temperature=0.0, max_tokens=judge.answer_tokens),
+            episode=f"{self.name}-judge",
+            wait_seconds=judge.wait_seconds,
+            stopping=self._stopping,
+        )
+        stack.push_async_callback(model.close)
+        watcher = JudgedMonitor(monitor, model, judge, task=description)
+        stack.push_async_callback(watcher.close)
+        await watcher.start()
+        return watcher
 
     def _begin(
         self, store: TrajectoryWriter, state: EpisodeState, description: str, tools: list[dict[str, Any]]

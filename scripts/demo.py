@@ -20,6 +20,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = sys.executable
+SECONDS_PER_RUN = 20
 LINES = 3  # how many facts of the expert sheet one reply gives
 
 
@@ -64,8 +65,9 @@ def hpc(*arguments: str, env: dict[str, str], capture: bool = False) -> str:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # also then nothing stays behind
     human = os.environ.get("ANNOTATOR", "") == "me"
-    episodes = int(os.environ.get("EPISODES", "8"))
+    episodes = int(os.environ.get("EPISODES", "3" if human else "8"))
     name = time.strftime("demo-%Y%m%d-%H%M%S")
     logs = ROOT / "runs" / ".demo" / name
     logs.mkdir(parents=True, exist_ok=True)
@@ -96,6 +98,8 @@ def main() -> None:
             "annotators.slack.posts_per_second=20",  # the local server is asked to set no limit
             "annotators.slack.post_burst=20",
         ]
+        if human:  # an experiment as long as a person needs to read an alert and answer it
+            overrides.append(f"task.seconds_per_run={SECONDS_PER_RUN}")
         sheet = hpc("task", "sheet", *overrides[:5], "--json", env=env, capture=True)
         if human:
             web = ready["base_url"].split("/api")[0]

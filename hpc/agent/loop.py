@@ -21,10 +21,13 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from msgspec.structs import replace
+
 from hpc.agent.protocols import Environment, Model, Watcher
 from hpc.agent.state import EpisodeState, read_action
 from hpc.config.agent import AgentConfig
 from hpc.core.errors import EndpointNotFound, EvaluatorError, GymError, ServerNotReady, ServingError
+from hpc.core.redact import SCANNED, redact
 from hpc.trajectories.deltas import split_prompt
 from hpc.trajectories.records import (
     Action,
@@ -224,6 +227,8 @@ class EpisodeLoop:
 
     async def _observed(self, observation: Observation) -> None:
         """The step is complete; let the detectors look, then take what annotators sent."""
+        if notes := self.watcher.notes():
+            observation = replace(observation, info={**observation.info, **notes})
         self._record(
             Observed(
                 step=self.state.step,
@@ -245,7 +250,13 @@ class EpisodeLoop:
         `_catch_up`, which finds the same id for the same step."""
         sent_at = time.time()
         name = self._alert_id(signal.step)
-        await self.mail.raise_alert(signal, alert=name, evidence=self._evidence(signal), sent_at=sent_at)
+        reason = redact(signal.reason)  # what may leave the cluster holds no secrets from here on
+        await self.mail.raise_alert(
+            replace(signal, reason=reason),
+            alert=name,
+            evidence=self._evidence(signal),
+            sent_at=sent_at,
+        )
         self._record(
             AlertRaised(
                 id=name,
@@ -272,8 +283,8 @@ class EpisodeLoop:
         return [
             StepBrief(
                 step=view.step,
-                action=f"{view.action} {view.arguments}"[:BRIEF],
-                observation=view.observation[-BRIEF:],
+                action=redact(f"{view.action} {view.arguments}"[:SCANNED])[:BRIEF],
+                observation=redact(view.observation[-SCANNED:])[-BRIEF:],
                 is_error=view.is_error,
             )
             for view in self.state.views

@@ -97,6 +97,7 @@ class Mailbox:
                 self._obey(guidance)
             elif guidance.id in self._applied:  # a crash may have come before applied()
                 self._outbox.add(self._final_ack(guidance.id, "applied", steps.get(guidance.id)))
+        self._inbox.forget_texts(self._applied)
 
     async def start(self) -> None:
         """Begin to look for the router, now and whenever one appears. Does not wait for it."""

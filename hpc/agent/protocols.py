@@ -67,6 +67,12 @@ class Watcher(Protocol):
         """Take one step in, in order; a signal when an alert is due now."""
         ...
 
+    def notes(self) -> dict[str, Any]:
+        """What reached the watcher from outside since the last step. The loop stores it with the step
+        (`Observation.info`, which the agent is not shown) before `observe`, so that a resumed episode is
+        watched alike."""
+        ...
+
     @property
     def score(self) -> float:
         """How far the episode has drifted after the last step, in [0, 1]."""

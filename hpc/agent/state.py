@@ -23,6 +23,7 @@ from hpc.trajectories.records import (
     Record,
     StepView,
 )
+from hpc.trajectories.stepview import view_of
 from hpc.trajectories.turns import answer_message, real_user, result_message
 
 ELIDED = "[older output elided]"
@@ -88,22 +89,7 @@ class EpisodeState:
         if observation.evaluation is not None:
             self.last_score = observation.evaluation.score
             self.best_score = max(self.last_score, self.best_score or 0.0)
-        self.views.append(
-            StepView(
-                step=record.step,
-                action=taken.action.name,
-                arguments=json.dumps(taken.action.arguments, sort_keys=True, ensure_ascii=False),
-                observation=observation.text,
-                is_error=observation.is_error,
-                is_malformed=bool(taken.action.problem),
-                polling=observation.polling,
-                job_progressed=observation.job_progressed,
-                progress=observation.progress,
-                score=self.last_score,
-                tokens=len(taken.token_ids),
-                working_seconds=record.working_seconds,
-            )
-        )
+        self.views.append(view_of(taken, record, score=self.last_score))
 
     @property
     def applied_ids(self) -> set[str]:

@@ -14,6 +14,7 @@ from hpc.core.errors import HpcError
 NOUNS: dict[str, tuple[str, str]] = {
     "config": ("hpc.cli.config:config", "Show and list configurations."),
     "doctor": ("hpc.cli.doctor:doctor", "Check this machine and cluster; say how to mend what is wrong."),
+    "drift": ("hpc.cli.drift:drift", "Measure drift detectors on stored trajectories; choose their limits."),
     "episodes": ("hpc.cli.episodes:episodes", "Submit agent episodes and follow them."),
     "inbox": ("hpc.cli.inbox:inbox", "Read alerts and answer them from this terminal."),
     "router": ("hpc.cli.router:router", "Start, watch and stop a run's guidance router."),

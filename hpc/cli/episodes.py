@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import click
 
 from hpc.cli.output import emit_json, emit_table, find_run, json_option, runs_option
+from hpc.cli.plan import print_plan
 from hpc.core.errors import HpcError, PartialFailure
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from hpc.evaluation.overview import EpisodeRow
-    from hpc.launch import Launch
     from hpc.rundir import RunDir
 
 COLUMNS = ["index", "state", "step", "drift", "alerts", "guidance", "score", "attempts", "note"]
@@ -47,16 +47,16 @@ def submit(overrides: tuple[str, ...], dry_run: bool, watch: bool, as_json: bool
 
     \b
     Examples:
-      hpc episodes submit                              # tiny policy on this machine's CPU
-      hpc episodes submit run.name=first run.episodes=16 --watch
-      hpc episodes submit cluster=slurm server=vllm model=custom model.path=/models/m run.episodes=64
+      hpc episodes submit cluster=local                # the tiny policy on this machine's CPU
+      hpc episodes submit cluster=local run.name=first run.episodes=16 --watch
+      hpc episodes submit cluster=slurm server=vllm runtime=cuda model=custom model.name=m model.path=/models/m
     """
     from hpc.config import compose
     from hpc.launch import launch_episodes
 
     launch = launch_episodes(compose("episodes", overrides), overrides=overrides, dry_run=dry_run)
     if dry_run:
-        _print_plan(launch, as_json)
+        print_plan(launch, as_json)
         return
     if as_json:
         emit_json(launch.summary())
@@ -67,20 +67,6 @@ def submit(overrides: tuple[str, ...], dry_run: bool, watch: bool, as_json: bool
         _watch(launch.run)
     elif not as_json:
         click.echo(launch.run.root)
-
-
-def _print_plan(launch: Launch, as_json: bool) -> None:
-    if as_json:
-        emit_json({**launch.summary(), "scripts": launch.scripts, "config": launch.config})
-        return
-    from omegaconf import OmegaConf
-
-    for name, scripts in launch.scripts.items():
-        for number, script in enumerate(scripts):
-            click.echo(f"# ==== {name} ({number + 1} of {len(scripts)})")
-            click.echo(script.rstrip())
-    click.echo("# ==== configuration")
-    click.echo(OmegaConf.to_yaml(OmegaConf.create(launch.config)), nl=False)
 
 
 @episodes.command()
@@ -95,6 +81,8 @@ def status(run_name: str | None, runs_root: Path, watch: bool = False, as_json: 
     """
     import msgspec
 
+    from hpc.launch import router_is_missing
+
     run = find_run(run_name, runs_root)
     if watch and not as_json:
         _watch(run)
@@ -104,6 +92,8 @@ def status(run_name: str | None, runs_root: Path, watch: bool = False, as_json: 
         emit_json({"run": run.name, "episodes": msgspec.to_builtins(rows)})
         return
     emit_table(COLUMNS, [_cells(row) for row in rows])
+    if any(row.state == "running" for row in rows) and router_is_missing(run):
+        click.echo(f"no router is running: alerts wait with their agents\n  fix: hpc router start {run.name}", err=True)
 
 
 @episodes.command()

@@ -69,6 +69,7 @@ def ls(runs_root: Path, limit: int = 20, as_json: bool = False) -> None:
                 "run": each.name,
                 "created": time.strftime("%Y-%m-%d %H:%M", time.localtime(at)) if at else "",
                 "elements": dict(sorted(counts.items())),
+                "episodes": _outcomes(each),
                 "done": each.done.exists(),
                 "damaged": damaged.get(each.name, ""),
                 "directory": str(each.root),
@@ -78,11 +79,8 @@ def ls(runs_root: Path, limit: int = 20, as_json: bool = False) -> None:
         emit_json(rows)
         return
     emit_table(
-        ["run", "created", "elements", "done"],
-        [
-            [r["run"], r["created"], _counts(r["elements"]), "damaged" if r["damaged"] else "done" if r["done"] else ""]
-            for r in rows
-        ],
+        ["run", "created", "elements", "episodes", "done"],
+        [[r["run"], r["created"], _counts(r["elements"]), _counts(r["episodes"]), _ended(r)] for r in rows],
         empty=f"no runs under {runs_root}; start one with: hpc episodes submit",
     )
     for name, why in damaged.items():
@@ -238,6 +236,24 @@ def clean(run_name: str, runs_root: Path, yes: bool, dry_run: bool, as_json: boo
 
 
 # ---- parts ------------------------------------------------------------------------------------
+
+
+def _outcomes(here: RunDir) -> dict[str, int]:
+    """How the episodes that are over have ended: a job may be done and its episode have failed."""
+    from hpc.core import files
+    from hpc.core.errors import HpcError
+
+    counts: Counter[str] = Counter()
+    for path in here.root.glob("episodes/*/result.json"):
+        try:
+            counts[str(files.read_json(path).get("status"))] += 1
+        except (HpcError, AttributeError):
+            counts["damaged"] += 1
+    return dict(sorted(counts.items()))
+
+
+def _ended(row: dict[str, Any]) -> str:
+    return "damaged" if row["damaged"] else "done" if row["done"] else ""
 
 
 def _require_job(here: RunDir, job: str | None, elements: Sequence[ElementState]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpc.cli.output import emit_json, emit_table, find_run, json_option, runs_option
+from hpc.cli.plan import print_plan
 
 if TYPE_CHECKING:
     from hpc.rundir import RunDir
@@ -42,7 +43,7 @@ def launch(overrides: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
 
     \b
     Examples:
-      hpc server launch                                # the tiny policy on this machine's CPU
+      hpc server launch cluster=local                  # the tiny policy on this machine's CPU
       hpc server launch runtime=cuda server=vllm model=custom model.name=policy model.path=/models/m
     Episodes use it with: server=external server.name=NAME server.run=DIRECTORY
     """
@@ -50,17 +51,11 @@ def launch(overrides: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     from hpc.launch import launch_server
 
     made = launch_server(compose("server", overrides), overrides=overrides, dry_run=dry_run)
-    if as_json:
-        plan: dict[str, Any] = {"scripts": made.scripts, "config": made.config} if dry_run else {}
-        emit_json({**made.summary(), **plan})
-        return
     if dry_run:
-        from omegaconf import OmegaConf
-
-        for name, scripts in made.scripts.items():
-            for number, script in enumerate(scripts):
-                click.echo(f"# ==== {name} ({number + 1} of {len(scripts)})\n{script.rstrip()}")
-        click.echo(f"# ==== configuration\n{OmegaConf.to_yaml(OmegaConf.create(made.config)).rstrip()}")
+        print_plan(made, as_json)
+        return
+    if as_json:
+        emit_json(made.summary())
         return
     for line in made.describe()[:-1]:
         click.echo(line, err=True)

@@ -65,7 +65,7 @@ def show(overrides: tuple[str, ...], instance: int, as_json: bool) -> None:
 @task.command()
 @click.argument("overrides", nargs=-1)
 @click.option("--run", "run_name", help="Sheet of this run's episodes (a name or a path) instead of OVERRIDES.")
-@click.option("--episode", help="Only the facts of this episode, in the order in which it needs them.")
+@click.option("--episode", metavar="INDEX|ID", help="Only what this episode needs, in its order.")
 @runs_option
 @json_option
 def sheet(
@@ -78,7 +78,7 @@ def sheet(
     \b
     Examples:
       hpc task sheet --run demo
-      hpc task sheet --run demo --episode demo-00003
+      hpc task sheet --run demo --episode 3
       hpc task sheet task=minilab_eval run.name=night run.episodes=32 --json
     """
     from hpc import tasks
@@ -90,6 +90,7 @@ def sheet(
     made = tasks.sheet(config, name, count, first)
     facts = {fact["value"]: fact for fact in made["facts"]}
     if episode is not None:
+        episode = f"{name}-{int(episode):05d}" if episode.isdecimal() else episode
         if episode not in made["episodes"]:
             raise UsageError(f"no episode {episode!r} in {name!r}", f"they are {name}-00000 to {name}-{count - 1:05d}")
         made["episodes"] = {episode: made["episodes"][episode]}

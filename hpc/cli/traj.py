@@ -27,7 +27,8 @@ def traj(ctx: click.Context, runs_root: Path) -> None:
     Example: hpc traj show my-run/3 --steps 10:20
     """
     if ctx.invoked_subcommand is None:
-        ctx.invoke(ls, runs_root=runs_root)
+        with ls.make_context("ls", ["--runs", str(runs_root)], parent=ctx) as listing:
+            ls.invoke(listing)
 
 
 traj.add_command(export_command)

@@ -88,7 +88,7 @@ def show(
             emit_json(_as_json(trajectory, chosen))
         elif pager and sys.stdout.isatty():
             os.environ.setdefault("LESS", "-FRX")
-            click.echo_via_pager(_pages(trajectory, chosen, search, full=full))
+            click.echo_via_pager(_pages(trajectory, chosen, search, full=full), color=True)  # NO_COLOR is heard there
         else:
             from rich.console import Console
 

@@ -143,6 +143,79 @@ class BudgetBurnConfig(Config):
         _fraction(self, "weight", "lead")
 
 
+class LogprobConfig(Config):
+    """The model grows less sure of its own words than it was."""
+
+    enabled: bool = False
+    """Whether this detector looks; it needs log-probabilities (server.token_ids)."""
+    weight: float = 0.6
+    """Its share in the drift score, in (0, 1]."""
+    window: int = 8
+    """Newest steps whose mean log-probability is compared."""
+    baseline: int = 40
+    """With so many steps before them; nothing is said of an episode before it has them all."""
+    deviations: float = 4.0
+    """A fall below the baseline of this many standard errors makes an alert."""
+    floor: float = 0.05
+    """Least spread of single steps, nats a token, that is assumed: a model that is always sure would
+    else be called unsure for nothing."""
+
+    def __post_init__(self) -> None:
+        _fraction(self, "weight")
+        _at_least(self, 1, "window")
+        _at_least(self, 2, "baseline")
+        for name in ("deviations", "floor"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be above 0")
+
+
+class JudgeConfig(Config):
+    """A language model is asked now and then whether the agent drifts. The agent never waits for it."""
+
+    enabled: bool = False
+    """Whether it is asked."""
+    weight: float = 0.8
+    """Its share in the drift score, in (0, 1]."""
+    every: int = 20
+    """Asked after every so many steps; a verdict counts for as many."""
+    confidence: float = 0.7
+    """A verdict "drifting" with this confidence makes an alert, in (0, 1)."""
+    steps: int = 12
+    """It is shown so many last steps, each cut to ``characters``."""
+    characters: int = 600
+    """Characters of an action and of an observation that it is shown, each."""
+    answer_tokens: int = 300
+    """Longest answer, tokens."""
+    calls: int = 50
+    """Budget of an episode: so many questions."""
+    tokens: int = 250_000
+    """Budget of an episode: no question once so many tokens are used, prompts and answers."""
+    wait_seconds: float = 120.0
+    """An answer that takes longer is no verdict."""
+    prompt: str = "drift"
+    """File of templates/prompts/judge/ without its ending."""
+    url: str | None = None
+    """OpenAI-compatible endpoint, ends in /v1; null: the run's own server."""
+    model: str | None = None
+    """Name of the model there; null with ``url``: the run's own model."""
+    api_key_env: str | None = None
+    """Environment variable that holds the key of ``url``."""
+
+    def __post_init__(self) -> None:
+        _fraction(self, "weight")
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"confidence is {self.confidence}, it must be above 0 and below 1")
+        _at_least(self, 1, "every", "steps", "characters", "answer_tokens", "calls", "tokens")
+        if not self.wait_seconds > 0:
+            raise ValueError(f"wait_seconds is {self.wait_seconds}, it must be above 0")
+        if (self.url is None) != (self.model is None):
+            raise ValueError(f"url is {self.url!r} and model is {self.model!r}: set both, or neither for the run's own")
+        if self.api_key_env is not None and self.url is None:
+            raise ValueError("api_key_env belongs to url, which is null")
+        if self.url is not None and ("@" in self.url or not re.fullmatch(r"https?://[^/]+(/.+)?/v1/?", self.url)):
+            raise ValueError("url must be as in http://HOST:PORT/v1, and hold no user or password")
+
+
 class AskConfig(Config):
     """The agent asks for a human by itself."""
 
@@ -188,6 +261,10 @@ class DriftConfig(Config):
     """Failing at the same place."""
     budget_burn: BudgetBurnConfig = BudgetBurnConfig()
     """Budget used against progress made."""
+    logprob: LogprobConfig = LogprobConfig()
+    """Less sure than before; off."""
+    judge: JudgeConfig = JudgeConfig()
+    """A model's verdict; off."""
     combined_at: float | None = 0.85
     """An alert is due as well when the drift score over all detectors reaches this; null: never."""
     release: float = 0.25
@@ -210,3 +287,9 @@ class DriftConfig(Config):
         if self.repeat_after is not None:
             _at_least(self, 1, "repeat_after")
         _at_least(self, 0, "cooldown")
+
+
+class DriftStudyConfig(Config):
+    """The detectors of `hpc drift replay|tune`."""
+
+    drift: DriftConfig

@@ -52,3 +52,13 @@ class EpisodesConfig(Config):
     drift: DriftConfig
     annotators: AnnotatorsConfig
     router: RouterConfig
+
+    @property
+    def judge_server(self) -> ServerConfig:
+        """Where the drift judge is asked: its own endpoint, which need not be vLLM, or the run's server."""
+        judge = self.drift.judge
+        if judge.url is None:
+            return self.server
+        return ServerConfig(
+            name="judge", kind="external", urls=[judge.url], token_ids=False, api_key_env=judge.api_key_env
+        )

@@ -11,7 +11,7 @@ import fcntl
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -70,6 +70,8 @@ class FramedLog:
         self.frames: list[bytes] = []
         self.size = 0
         try:
+            if os.fstat(self._fd).st_ino != path.stat().st_ino:  # rewritten between opening and locking
+                raise BlockingIOError("is being rewritten")
             for end, payload in scan(path.read_bytes()):
                 self.frames.append(payload)
                 self.size = end
@@ -96,6 +98,32 @@ class FramedLog:
             os.lseek(self._fd, 0, os.SEEK_END)
             raise HpcError(f"cannot append to {self.path}: {error.strerror}", "free space on that disk") from error
         self.size += len(block)
+
+    def rewrite(self, payloads: Iterable[bytes]) -> None:
+        """Replace the whole log by other frames, atomically: a crash leaves the old or the new one.
+
+        Raises:
+            HpcError: the disk is full; the log is as it was.
+        """
+        block = b"".join(_HEADER.pack(len(p), zlib.crc32(p)) + p for p in payloads)
+        draft = self.path.with_name(f".{self.path.name}.rewrite")
+        fd = -1
+        try:
+            fd = os.open(draft, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_CLOEXEC, 0o644)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # before it can be found under the log's name
+            view = memoryview(block)
+            while view:
+                view = view[os.write(fd, view) :]
+            os.fsync(fd)
+            draft.replace(self.path)
+        except OSError as error:
+            if fd >= 0:
+                os.close(fd)
+                draft.unlink(missing_ok=True)
+            raise HpcError(f"cannot rewrite {self.path}: {error.strerror}", "free space on that disk") from error
+        os.close(self._fd)
+        self._fd, self.size = fd, len(block)
+        fsync_dir(self.path.parent)
 
     def close(self) -> None:
         """Release the lock and the file."""

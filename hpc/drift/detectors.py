@@ -15,6 +15,7 @@ from hpc.config.drift import DriftConfig
 from hpc.drift.headway import Budget, budget_burn, failure_streak, no_progress
 from hpc.drift.history import History
 from hpc.drift.loops import error_streak, malformed, monitoring, repetition
+from hpc.drift.opinion import judge, logprob
 from hpc.trajectories.records import DriftSignal
 
 LIMIT = 0.5
@@ -39,6 +40,8 @@ DRIFT_DETECTORS = (
     "no_progress",
     "failure_streak",
     "budget_burn",
+    "logprob",
+    "judge",
 )
 """Names of the detectors of drift; each is a section of `hpc.config.drift.DriftConfig` as well."""
 
@@ -53,6 +56,8 @@ def drift_detectors(config: DriftConfig, budget: Budget) -> list[Detector]:
         "no_progress": lambda history: no_progress(history, config.no_progress),
         "failure_streak": lambda history: failure_streak(history, config.failure_streak),
         "budget_burn": lambda history: budget_burn(history, config.budget_burn, budget),
+        "logprob": lambda history: logprob(history, config.logprob),
+        "judge": lambda history: judge(history, config.judge),
     }
     sections = {name: getattr(config, name) for name in DRIFT_DETECTORS}
     return [

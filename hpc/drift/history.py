@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import overload
 
 from hpc.trajectories.records import StepView
@@ -77,12 +78,18 @@ def strength(count: float, limit: float) -> float:
     return count / (count + limit) if count > 0 else 0.0
 
 
+def scaled(value: float, limit: float) -> float:
+    """Score of a share in [0, 1] against a limit in (0, 1]: 0.5 exactly at the limit, 1 at 1."""
+    return 0.5 * value / limit if value <= limit else 0.5 + 0.5 * (value - limit) / (1 - limit)
+
+
 def exit_code(observation: str) -> int | None:
     """Exit code of a finished command (the last line, ``[exit N]``); None where there is none."""
     match = _EXIT.match(observation.rstrip().rpartition("\n")[2])
     return int(match.group(1)) if match else None
 
 
+@lru_cache(maxsize=4096)  # a window of steps is compared again at each step, and in a search for each limit
 def mask(text: str) -> str:
     """``text`` with every number, address and hash replaced by ``#``."""
     return _NUMBER.sub("#", text)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from hpc.config.drift import DriftConfig
 from hpc.drift.detectors import LIMIT, drift_detectors
 from hpc.drift.headway import Budget
-from hpc.drift.history import History, exit_code
+from hpc.drift.history import History, exit_code, scaled
 from hpc.drift.notices import ask, milestone
 from hpc.trajectories.records import DriftSignal, StepView
 
@@ -53,6 +54,10 @@ class DriftMonitor:
         that several weak signs add up and 0.5 is about one detector at its limit."""
         return self._score
 
+    def notes(self) -> dict[str, Any]:
+        """Nothing arrives from outside (`hpc.drift.judge.JudgedMonitor` adds that)."""
+        return {}
+
     def observe(self, view: StepView) -> DriftSignal | None:
         """Take one step in, in order; a signal when an alert is due now."""
         self._history.append(view)
@@ -90,10 +95,9 @@ class DriftMonitor:
 
     def _combine(self, signals: list[DriftSignal], limit: float) -> DriftSignal:
         """Several weak signs as one signal, scaled so that ``limit`` scores 0.5."""
-        score = self._score
         return DriftSignal(
             detector="combined",
-            score=LIMIT * score / limit if score <= limit else LIMIT + LIMIT * (score - limit) / (1 - limit),
+            score=scaled(self._score, limit),
             step=signals[0].step,
             reason=f"several signs at once: {'; '.join(signal.reason for signal in signals[:3])}",
             evidence=sorted({step for signal in signals for step in signal.evidence}),

@@ -17,11 +17,11 @@ from typing import Any
 import msgspec
 
 from hpc.core.locate import data_dir
-from hpc.evaluation.rows import Texts, rows_of
+from hpc.evaluation.rows import Label, Texts, rows_of
 from hpc.evaluation.timeline import HEIGHT, LEFT, LEGEND, RIGHT, WIDTH, draw, timeline_of
 from hpc.evaluation.words import clock, duration, score
 from hpc.trajectories.reader import Trajectory
-from hpc.trajectories.records import GuidanceApplied
+from hpc.trajectories.records import ActionTaken, GuidanceApplied
 
 NARROW = 380
 """Width of the timeline on a phone, in the picture's units."""
@@ -40,10 +40,11 @@ class Help(msgspec.Struct, frozen=True, kw_only=True):
     waited: float | None
 
 
-def render_page(trajectory: Trajectory, *, text_bytes: int = TEXT_BYTES) -> str:
+def render_page(trajectory: Trajectory, *, labels: Sequence[Label] = (), text_bytes: int = TEXT_BYTES) -> str:
     """The page of a trajectory in any state.
 
     Args:
+        labels: verdicts on its steps, shown in their colours and as filters.
         text_bytes: cut the longest texts (and say so) until all together are no larger than this.
 
     Raises:
@@ -53,7 +54,7 @@ def render_page(trajectory: Trajectory, *, text_bytes: int = TEXT_BYTES) -> str:
     from markupsafe import Markup
 
     records = list(trajectory.records())
-    rows, texts = rows_of(records)
+    rows, texts = rows_of(records, labels)
     limit = longest_allowed((len(text.observation) for text in texts), text_bytes)
     cut = [text.observation_cut_to(limit) for text in texts] if limit is not None else texts
     timeline = timeline_of(records)
@@ -73,7 +74,7 @@ def render_page(trajectory: Trajectory, *, text_bytes: int = TEXT_BYTES) -> str:
         "page.html.j2"
     ).render(
         summary=trajectory.summary(),
-        facts=_facts(trajectory),
+        facts=_facts(trajectory, sorted({record.model for record in records if isinstance(record, ActionTaken)})),
         legend=[kind for kind in LEGEND if any(mark.kind == kind for mark in timeline.steps)],
         has_progress=any(mark.progress is not None for mark in timeline.steps),
         helped=_helped(trajectory),
@@ -121,23 +122,22 @@ def pack(value: Any) -> str:
     return base64.b64encode(gzip.compress(msgspec.json.encode(value), 6, mtime=0)).decode()
 
 
-def _facts(trajectory: Trajectory) -> list[tuple[str, str]]:
+def _facts(trajectory: Trajectory, models: Sequence[str]) -> list[tuple[str, str]]:
     header, outcome = trajectory.header, trajectory.outcome
     steps = trajectory.table("steps")
-    models = sorted({step.action.model for step in trajectory.steps[:1]} - {""})
     hosts = list(dict.fromkeys(attempt.host for attempt in trajectory.attempts))
     prompt, new, answer = (int(steps[name].sum()) for name in ("shared_tokens", "prompt_tokens", "answer_tokens"))
     facts = [
         ("run", header.run),
-        ("began", clock(header.created_at)),
-        ("ended", clock(outcome.at) if outcome else ""),
-        ("model", ", ".join(models)),
+        ("began", clock(header.created_at) if header.created_at else ""),
+        ("ended", clock(outcome.at) if outcome and outcome.at else ""),
+        ("model", ", ".join(filter(None, models))),
         ("seed", str(header.seed)),
         ("split", header.split),
         ("hosts", ", ".join(hosts[:4]) + (f" and {len(hosts) - 4} more" if len(hosts) > 4 else "")),
         ("tokens in", f"{prompt + new:,}" if prompt + new else ""),
         ("tokens out", f"{answer:,}" if answer else ""),
-        ("model time", duration(float(steps["model_seconds"].sum()))),
+        ("model time", duration(float(steps["model_seconds"].sum()) or None).replace("–", "")),
         ("configuration", header.config_hash[:12]),
     ]
     return [(name, value) for name, value in facts if value]

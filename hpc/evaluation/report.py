@@ -67,7 +67,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EpisodeView(msgspec.Struct, frozen=True, kw_only=True):
-    """One episode as the page shows it. ``problem`` says why there is nothing more."""
+    """One episode as the page shows it. ``page`` is the file beside it that shows every step, if there
+    is one; ``problem`` says why there is nothing more."""
 
     index: int
     status: str
@@ -82,6 +83,7 @@ class EpisodeView(msgspec.Struct, frozen=True, kw_only=True):
     calls: list[Call] = []
     unasked: list[Help] = []
     timeline: str = ""
+    page: str = ""
     problem: str = ""
 
     @property
@@ -121,9 +123,11 @@ def _load(run: RunDir, index: int) -> EpisodeView:
         return EpisodeView(index=index, status="waiting", problem="not started")
     try:
         with Trajectory.open((run, index)) as trajectory:
-            return episode_view(list(trajectory.records()))
+            view = episode_view(list(trajectory.records()))
     except TrajectoryError as error:
         return EpisodeView(index=index, status="damaged", problem=str(error))
+    page = run.trajectory_page(index)
+    return msgspec.structs.replace(view, page=page.name) if page.exists() else view
 
 
 def episode_view(records: Sequence[Record]) -> EpisodeView:

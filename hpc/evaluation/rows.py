@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -22,8 +24,20 @@ from hpc.trajectories.records import (
 
 GIST = 200
 """Characters of the line that stands for an action or an observation."""
+_SAYS_NOTHING = re.compile(r"\[exit .*|\(.*\)|[\w.@:~/ ()-]{0,60}[$#>]|[`'\"=*-]+")
 TELLING = ("command", "cmd", "path", "file", "query", "thought", "text", "code", "input", "url", "session")
 """Arguments that say most about an action, in this order."""
+
+
+class Label(msgspec.Struct, frozen=True, kw_only=True):
+    """A verdict on the action of a step, as the page shows it: ``by`` names a person or a rule and its
+    version, ``tone`` chooses the colour."""
+
+    step: int
+    verdict: str
+    reason: str = ""
+    by: str = ""
+    tone: Literal["good", "bad", "neutral"] = "neutral"
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -49,6 +63,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     clock: float | None = None
     took: float = 0.0
     tokens: tuple[int, int, int] = (0, 0, 0)
+    labels: list[Label] = []
     # alerts, guidance, attempts, the outcome
     id: str = ""
     by: str = ""
@@ -83,13 +98,17 @@ class Texts(msgspec.Struct, frozen=True, kw_only=True):
         return replace(self, observation=text[:head] + "\n⋯\n" + tail, cut=len(text) - limit)
 
 
-def rows_of(records: Iterable[Record]) -> tuple[list[Row], list[Texts]]:
+def rows_of(records: Iterable[Record], labels: Iterable[Label] = ()) -> tuple[list[Row], list[Texts]]:
     """All lines of the page in order, and the texts of step 1, 2, 3 …
 
     Args:
         records: a whole trajectory or its beginning.
+        labels: verdicts on steps, in the order in which they are to be shown.
     """
     records = list(records)
+    verdicts: dict[int, list[Label]] = defaultdict(list)
+    for label in labels:
+        verdicts[label.step].append(label)
     alerts = {record.id: record for record in records if isinstance(record, AlertRaised)}
     answered = {record.alert_id for record in records if isinstance(record, GuidanceApplied)}
     rows: list[Row] = []
@@ -114,7 +133,8 @@ def rows_of(records: Iterable[Record]) -> tuple[list[Row], list[Texts]]:
                 rows.append(Row(type="attempt", step=step, at=record.at, name=str(epoch), text=where))
             case OutcomeReached():
                 rows.append(_outcome(record))
-    return rows, texts
+    labelled = [replace(row, labels=verdicts[row.step]) if row.type == "step" else row for row in rows]
+    return labelled, texts
 
 
 def _step(taken: ActionTaken, observed: Observed | None) -> Row:
@@ -203,8 +223,6 @@ def first_line(text: str) -> str:
 
 
 def last_line(text: str) -> str:
-    """The last line with more in it than an exit status, cut to `GIST` characters."""
+    """The last line that says something, cut to `GIST` characters: no bare prompt, no exit status."""
     lines = [line.strip() for line in text[-4000:].splitlines() if line.strip()]
-    while len(lines) > 1 and lines[-1].startswith("[exit "):
-        lines.pop()
-    return lines[-1][:GIST] if lines else ""
+    return next((line for line in reversed(lines) if not _SAYS_NOTHING.fullmatch(line)), "".join(lines[-1:]))[:GIST]

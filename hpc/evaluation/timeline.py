@@ -32,6 +32,17 @@ KINDS = {
     "edit_file": "write",
     "eval": "evaluate",
     "finish": "evaluate",
+    # of imported trajectories
+    "create": "write",
+    "edit": "write",
+    "find_file": "read",
+    "goto": "read",
+    "open": "read",
+    "search_dir": "read",
+    "search_file": "read",
+    "scroll_down": "read",
+    "scroll_up": "read",
+    "submit": "evaluate",
 }
 """Kind of each action; any other is "run"."""
 LEGEND = ("run", "read", "write", "think", "wait", "evaluate", "malformed", "error")

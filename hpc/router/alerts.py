@@ -42,14 +42,17 @@ class Alerts:
 
     def raised(self, alert: Alert, at: float) -> None:
         """Take an alert in, once per id: show it, merge it into an open one, or hold it back."""
-        if self._store.one("select 1 from alert where alert = ?", alert.id) is not None:
+        episode = self._store.one(
+            "select ended_at, exists (select 1 from alert where alert = ?) as known from episode where episode = ?",
+            *(alert.id, alert.episode),
+        )
+        if episode is not None and episode["known"]:
             return
-        episode = self._store.one("select ended_at from episode where episode = ?", alert.episode)
         over = episode is None or episode["ended_at"] is not None
         main = None if over else self._duplicated(alert)
         held = None if over or main is not None else self._hold(alert, at)
         self._store.run(
-            "insert into alert (alert, episode, task, detector, score, step, reason, priority, evidence,"
+            "insert or ignore into alert (alert, episode, task, detector, score, step, reason, priority, evidence,"
             " sent_at, stored_at, state, merged_into, held) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             *(alert.id, alert.episode, alert.task, alert.detector, alert.score, alert.step, alert.reason),
             *(alert.priority, msgspec.msgpack.encode(alert.evidence), alert.sent_at, at),

@@ -50,6 +50,8 @@ class InboxClient:
     def __init__(self, run: RunDir, *, timeout: float = 10.0) -> None:
         info = discovery.read(run)
         hint = f"start it: hpc router start {run.name}"
+        if run.done.exists():
+            hint = f"the run is over: see `hpc inbox stats {run.name}` and `hpc traj show {run.name}/INDEX`"
         if info is None:
             raise RouterUnreachable(f"no router is running for {run.name}", hint)
         if info.is_stale():
@@ -96,12 +98,14 @@ class InboxClient:
         valid_until_step: int | None = None,
         valid_until: float | None = None,
         replaces: str | None = None,
+        key: str | None = None,
     ) -> tuple[str, GuidanceCard | None]:
         """Answer an alert or guide an episode; the verdict and the reply as the router holds it.
 
         Args:
             valid_until_step, valid_until: the agent shall not read it after this step, this Unix time.
             replaces: id of an earlier reply that this one corrects.
+            key: the caller's own id of the reply: said again, it is taken once.
         """
         name = new_id("rq")
         answer = self._ask(
@@ -109,7 +113,7 @@ class InboxClient:
                 id=name,
                 sent_at=time.time(),
                 target=target,
-                key=f"inbox:{name}",
+                key=f"inbox:{key or name}",
                 annotator=annotator,
                 text=text,
                 kind=kind,

@@ -24,6 +24,10 @@ _EVENTS = int(zmq.EVENTS)
 _POLLIN = int(zmq.POLLIN)
 
 
+QUEUE = 256
+"""Most messages that wait on a connection, either way: one that floods fills no memory but this."""
+
+
 class Door:
     """A bound ROUTER socket. Use it on one running loop.
 
@@ -44,7 +48,9 @@ class Door:
         tune(socket)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # without it, sends to the departed vanish silently
         socket.setsockopt(zmq.BACKLOG, 4096)
-        socket.setsockopt(zmq.MAXMSGSIZE, 4 * MAX_MESSAGE)  # above MAX_MESSAGE: Reject; above this: cut off
+        socket.setsockopt(zmq.RCVHWM, QUEUE)
+        socket.setsockopt(zmq.SNDHWM, QUEUE)
+        socket.setsockopt(zmq.MAXMSGSIZE, 2 * MAX_MESSAGE)  # above MAX_MESSAGE: Reject; above this: cut off
         socket.setsockopt(zmq.CURVE_SERVER, 1)
         socket.setsockopt(zmq.CURVE_PUBLICKEY, own.public.encode())
         socket.setsockopt(zmq.CURVE_SECRETKEY, own.secret.encode())

@@ -63,13 +63,17 @@ def _carry_out(desk: JournalDesk, request: Request) -> Answer:
         case ReleaseAlert():
             if desk.alert(request.alert) is None:
                 return _answer(request, "unknown")
-            released = desk.release(request.alert, request.annotator)
-            return _answer(request, "ok" if released else "not_open", _card(desk, request.alert))
+            desk.release(request.alert, request.annotator)
+            [card] = _card(desk, request.alert)
+            free = card.state == "open" and card.owner is None  # also where the request is a repetition
+            return _answer(request, "ok" if free else "not_open", [card])
         case ResolveAlert():
             if desk.alert(request.alert) is None:
                 return _answer(request, "unknown")
-            closed = desk.resolve(request.alert, request.annotator, request.verdict)
-            return _answer(request, "ok" if closed else "not_open")
+            desk.resolve(request.alert, request.annotator, request.verdict)
+            [card] = _card(desk, request.alert)
+            done = (card.state, card.closed_by) == (request.verdict, request.annotator)
+            return _answer(request, "ok" if done else "not_open", [card])
         case StopRouter():
             return _answer(request, "ok")
 
@@ -97,7 +101,10 @@ _CLAIMS: dict[ClaimResult, AnswerStatus] = {"claimed": "ok", "held": "held", "cl
 
 
 def _card(desk: JournalDesk, alert: str) -> list[AlertCard]:
+    """The card of the alert, or of the one that it was merged into."""
     card = desk.alert(alert)
+    if card is not None and card.merged_into is not None:
+        card = desk.alert(card.merged_into)
     return [] if card is None else [card]
 
 

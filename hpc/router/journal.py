@@ -14,6 +14,7 @@ from typing import Literal
 from hpc.config.attention import AttentionConfig
 from hpc.router.alerts import Alerts
 from hpc.router.annals import Annalist
+from hpc.router.compaction import compact
 from hpc.router.desk import AlertCard, Claim, EpisodeCard, GuidanceCard, Post, Verdict
 from hpc.router.ledger import Ledger
 from hpc.router.posts import Posts
@@ -113,6 +114,10 @@ class JournalDesk:
     def attend(self) -> None:
         """Do what time has made due: claims lapse, alerts escalate, digests are made."""
         self._alerts.attend()
+
+    def compact(self) -> int:
+        """Forget a slice of what nobody will ask for again; how many rows it touched."""
+        return compact(self._store, self._clock())
 
     def live_episodes(self) -> list[EpisodeCard]:
         """Episodes whose end is not recorded."""

@@ -52,6 +52,8 @@ ATTENTION_SECONDS = 2.0
 """How often to see what time has made due for annotators."""
 ANNALS_SECONDS = 30.0
 """How often the file for statistics is replaced."""
+COMPACTION_PAUSE_SECONDS = 0.2
+MAX_SLICES = 100
 SILENT_SECONDS = 20.0
 """An episode unheard of for so long may have ended without a Bye."""
 FRONTEND_RETRY_SECONDS = 5.0
@@ -344,15 +346,22 @@ class Router:
             await asyncio.sleep(ATTENTION_SECONDS)
 
     async def _serve_annals(self) -> None:
-        """Leave what statistics want to know, now and then (and at the end)."""
+        """Leave what statistics want to know, now and then (and at the end), and forget what is old."""
         while True:
             await asyncio.sleep(ANNALS_SECONDS)
             try:
                 self._write_annals()
+                await self._compact()
             except RouterSuperseded:
                 raise
             except HpcError as error:
                 log.error("%s", error)
+
+    async def _compact(self) -> None:
+        for _ in range(MAX_SLICES):
+            if not self.desk.compact():
+                break
+            await asyncio.sleep(COMPACTION_PAUSE_SECONDS)  # agents come first
 
     def _write_annals(self) -> None:
         self._verify()  # a router that was superseded knows less than the file

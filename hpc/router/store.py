@@ -68,6 +68,7 @@ _SETTINGS = (
     "synchronous=full",
     "cache_size=-32768",  # KiB: a batch touches the rows of hundreds of episodes
     "wal_autocheckpoint=4000",  # pages, 16 MB
+    "journal_size_limit=33554432",  # bytes: a log that one huge transaction blew up shrinks again
 )
 
 _MIGRATIONS = {

@@ -3,6 +3,7 @@ an external one answers."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -16,7 +17,9 @@ from hpc.config.runtime import RuntimeConfig
 from hpc.config.server import ServerConfig
 from hpc.core.errors import ConfigError, EndpointNotFound, MissingExtra
 from hpc.core.locate import data_dir
+from hpc.serving.answers import TryAgain, read_response, request_body
 from hpc.serving.probe import no_answer, require_model
+from hpc.serving.registry import Endpoint
 
 SHIPPED = "shipped:"
 VENV_VARIABLE = "HPC_SERVE_VENV"
@@ -31,7 +34,7 @@ def check_model(model: ModelConfig, server: ServerConfig, runtime: RuntimeConfig
         ConfigError: the weights, the chat template or the key are not there.
         MissingExtra: the runtime is not there.
         EndpointNotFound: no url of an external server answers, or one serves other models.
-        ServingError: an external server refuses the key.
+        ServingError: an external server refuses the key, or gives no token ids where they are asked for.
     """
     key = api_key(server)
     if server.kind == "external":
@@ -57,6 +60,8 @@ def _check_urls(server: ServerConfig, model: str, key: str) -> None:
         def problem(url: str) -> str:
             try:
                 require_model(url, http.get(f"{url}/models"), model)
+                if server.token_ids:
+                    _require_tokens(http, Endpoint(server=server.name, replica=0, url=url, model=model))
             except (httpx.HTTPError, ValueError) as error:
                 return f"{url}: {no_answer(error)}"
             return ""
@@ -65,6 +70,21 @@ def _check_urls(server: ServerConfig, model: str, key: str) -> None:
             problems = list(pool.map(problem, [url.rstrip("/") for url in server.urls]))
     if all(problems):
         raise EndpointNotFound(f"no url of server {server.name!r} answers: {'; '.join(problems)}", MEND_URLS)
+
+
+def _require_tokens(http: httpx.Client, endpoint: Endpoint) -> None:
+    """Ask for one token. Only a whole answer without ids is held against the server: a busy one may be slow.
+
+    Raises:
+        ServingError: its answers hold no token ids, so that every episode would fail at its first step.
+    """
+    hello = [{"role": "user", "content": "hello"}]
+    sampling = {"max_tokens": 1}
+    body = request_body(hello, [], model=endpoint.model, sampling=sampling, episode="", token_ids=True)
+    with contextlib.suppress(httpx.TimeoutException, TryAgain):
+        response = http.post(f"{endpoint.url}/chat/completions", json=body)
+        if response.status_code == 200:
+            read_response(response, endpoint, token_ids=True, seconds=0.0)
 
 
 def resolve_model(path: str) -> str:

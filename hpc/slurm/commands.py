@@ -73,6 +73,7 @@ def call(
             capture_output=True,
             text=True,
             timeout=timeout,
+            start_new_session=True,  # Ctrl-C is for us: sbatch must not die between submitting and saying so
         )
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(argv, 124, "", f"{argv[0]} did not answer within {timeout:g} s")

@@ -13,6 +13,7 @@ import msgspec
 from hpc.config.cluster import ClusterConfig, Resources
 from hpc.core import files
 from hpc.core.errors import SubmissionError, UsageError
+from hpc.core.interrupts import deferred
 from hpc.rundir import RunDir, make_folder
 from hpc.slurm import local, localstate
 from hpc.slurm.commands import call, complaint
@@ -191,7 +192,7 @@ def _submit_elements(
 ) -> SubmittedJob:
     backend = choose_executor(cluster)
     make_folder(run.job_logs(spec.name))  # Slurm does not make it, the job would vanish
-    with locked(run):
+    with locked(run), deferred():  # a job that is submitted but not recorded would be nobody's
         record = read_record(run)
         if backend == "slurm":
             submission = _to_slurm(spec, cluster, run, elements)

@@ -78,8 +78,33 @@ class ModelResponse(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
 
 
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What a judge said of an episode's steps up to ``asked`` (`hpc.drift.judge`).
+
+    It is stored with the step at which it arrived, which may be a later one. ``problem`` says why
+    there is no verdict although one was asked for; such a one is no sign of anything.
+    ``confidence`` is in [0, 1]; ``tokens`` is what the call used, prompt and answer.
+    """
+
+    asked: int
+    drifting: bool = False
+    confidence: float = 0.0
+    reason: str = ""
+    problem: str = ""
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+VERDICTS = "drift_verdicts"
+"""Key of `Observation.info` under which a step holds the verdicts that arrived during it."""
+
+
 class StepView(msgspec.Struct, frozen=True, kw_only=True):
-    """One finished step as the drift detectors see it."""
+    """One finished step as the drift detectors see it.
+
+    ``logprob`` is the mean natural-log probability of the answer's tokens; None where the engine told
+    none. ``verdicts`` are a judge's, arrived during the step.
+    """
 
     step: int
     action: str
@@ -93,6 +118,8 @@ class StepView(msgspec.Struct, frozen=True, kw_only=True):
     score: float | None = None
     tokens: int = 0
     working_seconds: float = 0.0
+    logprob: float | None = None
+    verdicts: tuple[Verdict, ...] = ()
 
 
 class DriftSignal(msgspec.Struct, frozen=True, kw_only=True):

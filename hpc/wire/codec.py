@@ -6,6 +6,7 @@ without ``parent`` cannot be answered: nobody could tell what it refers to.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from typing import Any, Generic, TypeVar
@@ -17,7 +18,7 @@ from hpc.core.errors import WireDecodeError, WireError, WireVersionError
 from hpc.wire.messages import MAX_MESSAGE, PROTOCOL_VERSION, Envelope, Message, RejectCode
 
 MAX_INTEGER = 2**53
-"""Largest magnitude of an integer field: what any language and JSON can carry."""
+"""Largest magnitude of a number: what any language and JSON can carry."""
 
 M = TypeVar("M", bound=Envelope)
 
@@ -47,6 +48,24 @@ def encode(message: Envelope, *, limit: int = MAX_MESSAGE) -> bytes:
     return data
 
 
+_UNREADABLE = (msgspec.DecodeError, RecursionError, ValueError, OverflowError)
+"""What decoders raise; text that is not UTF-8 is a bare ValueError."""
+
+
+class _Name(msgspec.Struct, frozen=True):
+    """What can be known of a message that cannot be read."""
+
+    id: str = ""
+
+
+class _Head(_Name, frozen=True):
+    type: str | int | float | bool | None = None
+    v: str | int | float | bool | None = PROTOCOL_VERSION
+
+
+_HEADS = (msgspec.msgpack.Decoder(_Head), msgspec.msgpack.Decoder(_Name))
+
+
 class Codec(Generic[M]):
     """Reads the messages of one tagged union, such as `Message`, of ``limit`` bytes at most."""
 
@@ -61,7 +80,7 @@ class Codec(Generic[M]):
             return self._refuse(data, "too_large", f"{len(data)} bytes, the limit is {self._limit}")
         try:
             message = self._decoder.decode(data)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except _UNREADABLE as error:
             return self._refuse(data, "malformed", str(error))
         if message.v != PROTOCOL_VERSION:
             return self._refuse(data, "version", "")
@@ -85,22 +104,19 @@ class Codec(Generic[M]):
         raise WireDecodeError(f"not a message of the protocol: {found.reason}", "see docs/protocol.md")
 
     def _refuse(self, data: bytes, code: RejectCode, reason: str) -> Refusal:
-        try:
-            fields = msgspec.msgpack.decode(data)
-        except (msgspec.DecodeError, RecursionError, ValueError, TypeError):
-            return Refusal(parent="", code=code, reason=reason)
-        if not isinstance(fields, dict):
-            return Refusal(parent="", code=code, reason="not a map")
-        name = fields.get("id")
-        parent = name if isinstance(name, str) else ""
-        version = fields.get("v", PROTOCOL_VERSION)
-        if version != PROTOCOL_VERSION:
-            return Refusal(
-                parent=parent, code="version", reason=f"version {version!r}, this side speaks {PROTOCOL_VERSION}"
-            )
-        kind = fields.get("type")
-        if code == "malformed" and isinstance(kind, str) and kind not in self._types:
-            return Refusal(parent=parent, code="type", reason=f"unknown type {kind!r}")
+        head: _Name = _Name()
+        for decoder in _HEADS:  # the rest is skipped, not built: a few bytes can stand for a great many objects
+            with contextlib.suppress(*_UNREADABLE):
+                head = decoder.decode(data)
+                break
+        parent = head.id
+        if not isinstance(head, _Head):
+            return Refusal(parent=parent, code=code, reason=reason)
+        if head.v != PROTOCOL_VERSION:
+            reason = f"version {head.v!r}, this side speaks {PROTOCOL_VERSION}"
+            return Refusal(parent=parent, code="version", reason=reason)
+        if code == "malformed" and isinstance(head.type, str) and head.type not in self._types:
+            return Refusal(parent=parent, code="type", reason=f"unknown type {head.type!r}")
         return Refusal(parent=parent, code=code, reason=reason)
 
 
@@ -124,7 +140,7 @@ def _number_problem(message: Envelope) -> str:
         value = getattr(message, name)
         if isinstance(value, float) and not math.isfinite(value):
             return f"{name} is {value}"
-        if isinstance(value, int) and abs(value) > MAX_INTEGER:
+        if isinstance(value, int | float) and abs(value) > MAX_INTEGER:
             return f"{name} is beyond 2**53"
     return ""
 

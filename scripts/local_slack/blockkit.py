@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterator
 from typing import Any
@@ -42,15 +43,18 @@ def check_blocks(blocks: Any, *, view: bool = False) -> list[Problem]:
     return problems
 
 
-def check_view(view: Any) -> list[Problem]:
-    """Like `check_blocks` for a modal."""
-    if not isinstance(view, dict) or view.get("type") != "modal":
-        return [("must be a modal", "/view/type")]
-    problems = list(_text(view.get("title"), 24, "/view/title", plain=True))
+def check_view(view: Any, kind: str = "modal") -> list[Problem]:
+    """Like `check_blocks` for a modal, or the Home (``kind`` "home")."""
+    if not isinstance(view, dict) or view.get("type") != kind:
+        return [(f"must be a {kind}", "/view/type")]
+    problems = list(_text(view.get("title"), 24, "/view/title", plain=True)) if kind == "modal" else []
+    if kind == "home" and (extra := {"title", "submit", "close"} & set(view)):
+        problems.append((f"a home has no {min(extra)}", "/view"))
     for name in ("submit", "close"):
         if name in view:
             problems.extend(_text(view[name], 24, f"/view/{name}", plain=True))
-    if any(block.get("type") == "input" for block in view.get("blocks", [])) and "submit" not in view:
+    inputs = any(block.get("type") == "input" for block in view.get("blocks", []))
+    if kind == "modal" and inputs and "submit" not in view:
         problems.append(("submit is required when an input block is within blocks", "/view/submit"))
     for name, most in (("callback_id", 255), ("private_metadata", 3000)):
         if name in view:
@@ -203,6 +207,8 @@ def _element(element: Any, at: str) -> Iterator[Problem]:
             yield from _string(element["value"], 2000, f"{at}/value", least=0)
         if element.get("style", "primary") not in ("primary", "danger"):
             yield "style must be primary or danger", f"{at}/style"
+        if "url" in element:
+            yield from _string(element["url"], 3000, f"{at}/url")
     elif kind in ("static_select", "overflow", "radio_buttons"):
         options = element.get("options")
         most = {"static_select": 100, "overflow": 5, "radio_buttons": 10}[kind]
@@ -219,5 +225,14 @@ def _element(element: Any, at: str) -> Iterator[Problem]:
             yield from _text(element["placeholder"], 150, f"{at}/placeholder", plain=True)
         if not 0 < element.get("max_length", 3000) <= 3000:
             yield "must be less than 3001", f"{at}/max_length"
+    elif kind == "number_input":
+        if not isinstance(element.get("is_decimal_allowed"), bool):
+            yield "missing required field", f"{at}/is_decimal_allowed"
+        for name in ("min_value", "max_value", "initial_value"):
+            if name in element and not re.fullmatch(r"-?\d+(\.\d+)?", str(element[name])):
+                yield "must be a number in a string", f"{at}/{name}"
+    elif kind == "datetimepicker":
+        if not re.fullmatch(r"\d{10}", str(element.get("initial_date_time", "0000000000"))):
+            yield "must be ten digits", f"{at}/initial_date_time"
     else:
         yield f"unsupported type: {kind}", f"{at}/type"

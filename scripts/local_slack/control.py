@@ -29,6 +29,8 @@ class Control:
         verbs: dict[str, Callable[[Body], Awaitable[Any]]] = {
             "say": self.say,
             "react": self.react,
+            "unreact": self.unreact,
+            "home": self.home,
             "edit": self.edit,
             "delete": self.delete,
             "click": self.click,
@@ -56,7 +58,11 @@ class Control:
         """{user, text, thread_ts?, channel?}: a person writes a message."""
         channel = self.space.channel(body.get("channel", CHANNEL))
         message = self.space.post(
-            channel, self.space.user(body["user"]), type_text(body["text"]), body.get("thread_ts"), client_msg_id="ui"
+            channel,
+            self.space.user(body["user"]),
+            type_text(body["text"], self.space.names),
+            body.get("thread_ts"),
+            client_msg_id="ui",
         )
         return {"ts": message["ts"]}
 
@@ -67,11 +73,24 @@ class Control:
         self.space.react(channel, message, self.space.user(body["user"]), body["name"])
         return {}
 
+    async def unreact(self, body: Body) -> Any:
+        """{user, ts, name, channel?}: a person takes a reaction away."""
+        channel = self.space.channel(body.get("channel", CHANNEL))
+        message = self.space.message(channel, body["ts"])
+        self.space.unreact(channel, message, self.space.user(body["user"]), body["name"])
+        return {}
+
+    async def home(self, body: Body) -> Any:
+        """{user}: a person opens the app's Home; what it showed before the app answers."""
+        user = self.space.user(body["user"])
+        self.space.open_home(user)
+        return {"view": self.space.homes.get(user)}
+
     async def edit(self, body: Body) -> Any:
         """{ts, text, channel?}: the author edits a message."""
         channel = self.space.channel(body.get("channel", CHANNEL))
         message = self.space.message(channel, body["ts"])
-        self.space.change(channel, message, message["user"], text=type_text(body["text"]))
+        self.space.change(channel, message, message["user"], text=type_text(body["text"], self.space.names))
         return {}
 
     async def delete(self, body: Body) -> Any:
@@ -81,13 +100,19 @@ class Control:
         return {}
 
     async def click(self, body: Body) -> Any:
-        """{user, ts, action_id, channel?}: a person presses a button of a message."""
+        """{user, action_id, value?, ts, channel?}: a person presses a button of a message; without ``ts``
+        one of the app's Home."""
         if not self.space.interactive:
             raise Refused("interactivity_is_off")
-        channel = self.space.channel(body.get("channel", CHANNEL))
-        message = self.space.message(channel, body["ts"])
-        block_id, element = _find_element(message.get("blocks", []), body["action_id"])
         user = self.space.user(body["user"])
+        if body.get("ts"):
+            blocks, place = self._on_message(body)
+        else:
+            view = self.space.homes.get(user)
+            if view is None:
+                raise Refused("view_not_found")
+            blocks, place = view["blocks"], {"container": {"type": "view", "view_id": view["id"]}, "view": view}
+        block_id, element = _find_element(blocks, body["action_id"], body.get("value"))
         action = {
             "type": element["type"],
             "block_id": block_id,
@@ -101,21 +126,25 @@ class Control:
             "user": self._person(user),
             "api_app_id": APP,
             "token": "local",
-            "container": {
-                "type": "message",
-                "message_ts": message["ts"],
-                "channel_id": channel.id,
-                "is_ephemeral": False,
-            },
             "trigger_id": self.space.new_trigger(),
             "team": {"id": TEAM, "domain": "local"},
-            "channel": {"id": channel.id, "name": channel.name},
-            "message": self.space.shown(channel, message),
-            "state": {"values": {}},
+            **place,
             "actions": [action],
         }
         acked, answer = await self.sockets.deliver("interactive", payload)
         return {"acked": acked, "answer": answer}
+
+    def _on_message(self, body: Body) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """The blocks of a message, and how an interaction names it."""
+        channel = self.space.channel(body.get("channel", CHANNEL))
+        message = self.space.message(channel, body["ts"])
+        container = {"type": "message", "message_ts": message["ts"], "channel_id": channel.id, "is_ephemeral": False}
+        return message.get("blocks", []), {
+            "container": container,
+            "channel": {"id": channel.id, "name": channel.name},
+            "message": self.space.shown(channel, message),
+            "state": {"values": {}},
+        }
 
     async def submit(self, body: Body) -> Any:
         """{user, view_id, values: {block_id: text}}: a person submits a modal."""
@@ -191,6 +220,7 @@ class Control:
             "deliveries": [dataclasses.asdict(delivery) for delivery in self.sockets.deliveries],
             "lost": self.sockets.lost,
             "views": list(self.space.views.values()),
+            "homes": self.space.homes,
             "people": {**self.space.people, BOT_USER: "apollo"},
             "channels": channels,
         }
@@ -206,18 +236,21 @@ class Control:
         return view
 
 
-def _find_element(blocks: list[dict[str, Any]], action_id: str) -> tuple[str, dict[str, Any]]:
+def _find_element(blocks: list[dict[str, Any]], action_id: str, value: str | None = None) -> tuple[str, dict[str, Any]]:
     for block in blocks:
-        for element in block.get("elements", []) if block["type"] == "actions" else []:
-            if element.get("action_id") == action_id:
+        elements = block.get("elements", []) if block["type"] == "actions" else [block.get("accessory") or {}]
+        for element in elements:
+            if element.get("action_id") == action_id and value in (None, element.get("value")):
                 return block["block_id"], element
     raise Refused("no_such_button")
 
 
-def _state(element: dict[str, Any], given: str | None) -> dict[str, Any]:
+def _state(element: dict[str, Any], given: Any) -> dict[str, Any]:
     """The value of an input as a submission carries it."""
-    if element["type"] == "plain_text_input":
-        return {"type": element["type"], "value": given}
+    if element["type"] in ("plain_text_input", "number_input"):
+        return {"type": element["type"], "value": str(given) if given else None}
+    if element["type"] == "datetimepicker":
+        return {"type": element["type"], "selected_date_time": int(given) if given else None}
     options = [option for option in element["options"] if option["value"] == given]
     chosen = options[0] if options else element.get("initial_option")
     return {"type": element["type"], "selected_option": chosen}

@@ -197,7 +197,7 @@ def chat_post_ephemeral(space: Workspace, caller: Caller, args: Args) -> Answer:
     if space.user(user) not in channel.members:
         raise Refused("user_not_in_channel")
     content = _content(args)
-    note = {"ts": space.ts(), "user": user, "thread_ts": args.get("thread_ts"), "text": content["text"]}
+    note = {"ts": space.ts(), "user": user, "thread_ts": args.get("thread_ts"), **content}
     channel.ephemeral.append(note)
     return {"message_ts": note["ts"]}
 
@@ -207,6 +207,14 @@ def reactions_add(space: Workspace, caller: Caller, args: Args) -> Answer:
     name, channel_name, ts = required(args, "name", "channel", "timestamp")
     channel = space.channel(channel_name, caller.user)
     space.react(channel, space.message(channel, ts), caller.user, name)
+    return {}
+
+
+@method("reactions.remove", 2, "reactions:write")
+def reactions_remove(space: Workspace, caller: Caller, args: Args) -> Answer:
+    name, channel_name, ts = required(args, "name", "channel", "timestamp")
+    channel = space.channel(channel_name, caller.user)
+    space.unreact(channel, space.message(channel, ts), caller.user, name)
     return {}
 
 
@@ -268,11 +276,29 @@ def _page(space: Workspace, channel: Channel, messages: list[Message], args: Arg
 # ---- views ------------------------------------------------------------------------------------
 
 
-@method("views.open", 4, None, ("bot",))
-def views_open(space: Workspace, caller: Caller, args: Args) -> Answer:
-    (trigger,) = required(args, "trigger_id")
-    problems = blockkit.check_view(args.get("view"))
+def _view(args: Args, kind: str) -> dict[str, Any]:
+    """The view among the arguments, checked."""
+    problems = blockkit.check_view(args.get("view"), kind)
     if problems:
         messages = [f"[ERROR] {what} [json-pointer:{where}]" for what, where in problems]
         raise Refused("invalid_arguments", response_metadata={"messages": messages})
-    return {"view": space.open_view(args["view"], trigger)}
+    view: dict[str, Any] = args["view"]
+    return view
+
+
+@method("views.open", 4, None, ("bot",))
+def views_open(space: Workspace, caller: Caller, args: Args) -> Answer:
+    (trigger,) = required(args, "trigger_id")
+    return {"view": space.open_view(_view(args, "modal"), trigger)}
+
+
+@method("views.update", 4, None, ("bot",))
+def views_update(space: Workspace, caller: Caller, args: Args) -> Answer:
+    (identity,) = required(args, "view_id")
+    return {"view": space.update_view(identity, _view(args, "modal"), args.get("hash"))}
+
+
+@method("views.publish", 4, None, ("bot",))
+def views_publish(space: Workspace, caller: Caller, args: Args) -> Answer:
+    (user,) = required(args, "user_id")
+    return {"view": space.publish_home(space.user(user), _view(args, "home"), args.get("hash"))}

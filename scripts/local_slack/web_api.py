@@ -64,6 +64,8 @@ class WebApi:
             )
         except Refused as refused:
             answer = {"ok": False, "error": refused.error, **refused.more}
+        except ConnectionError:  # the client went away before it had said everything
+            return web.Response()
         if fault.drop == "after":
             return _cut(request)
         return web.json_response(answer, headers=headers)

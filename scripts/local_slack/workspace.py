@@ -57,10 +57,13 @@ class Channel:
     ephemeral: list[Message] = field(default_factory=list)
 
 
-def type_text(text: str) -> str:
-    """What a person types, as Slack stores it: entities escaped, addresses as links."""
+def type_text(text: str, names: dict[str, str] | None = None) -> str:
+    """What a person types, as Slack stores it: entities escaped, addresses as links, ``@name`` of
+    ``names`` (name -> id) as mentions."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"https?://[^\s|<>]+", lambda match: f"<{match.group()}>", text)
+    text = re.sub(r"https?://[^\s|<>]+", lambda match: f"<{match.group()}>", text)
+    known = names or {}
+    return re.sub(r"(?<!\w)@(\w+)", lambda m: f"<@{known[m[1]]}>" if m[1] in known else m[0], text)
 
 
 class Workspace:
@@ -73,6 +76,7 @@ class Workspace:
         app = json.loads(manifest.read_text())
         self.subscribed = set(app["settings"]["event_subscriptions"]["bot_events"])
         self.interactive = bool(app["settings"]["interactivity"]["is_enabled"])
+        self.has_home = bool(app["features"].get("app_home", {}).get("home_tab_enabled"))
         scopes = frozenset(app["oauth_config"]["scopes"]["bot"])
         secret = secrets.token_hex(12)
         self.bot_token, self.app_token = f"xoxb-local-{secret}", f"xapp-1-{APP}-{secret}"
@@ -89,9 +93,15 @@ class Workspace:
         everyone = {BOT_USER, *self.people}
         self.channels = {CHANNEL: Channel(CHANNEL, "alerts", everyone)}
         self.views: dict[str, dict[str, Any]] = {}
+        self.homes: dict[str, dict[str, Any]] = {}
         self.publish: Callable[[dict[str, Any]], str] = lambda event: ""
-        self._triggers: dict[str, float] = {}
+        self.triggers: dict[str, float] = {}
         self._last = 0
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Ids of everybody who can be mentioned, by name."""
+        return {name: user for user, name in {**self.people, BOT_USER: "apollo"}.items()}
 
     # ---- names
     def ts(self) -> str:
@@ -125,12 +135,12 @@ class Workspace:
     def new_trigger(self) -> str:
         """What an interaction hands out to open one view within three seconds."""
         trigger = f"{uuid.uuid4().int % 10**12}.{secrets.token_hex(8)}"
-        self._triggers[trigger] = time.monotonic()
+        self.triggers[trigger] = time.monotonic()
         return trigger
 
     def use_trigger(self, trigger: str) -> None:
         """Spend a trigger."""
-        at = self._triggers.pop(trigger, None)
+        at = self.triggers.pop(trigger, None)
         if at is None:
             raise Refused("invalid_trigger_id")
         if time.monotonic() - at > TRIGGER_SECONDS:
@@ -151,6 +161,9 @@ class Workspace:
             message["thread_ts"] = thread_ts
         channel.messages[ts] = message
         self._message_event(channel, {**message, "event_ts": ts})
+        mentioned = f"<@{BOT_USER}>" in text and user != BOT_USER and BOT_USER in channel.members
+        if mentioned and "app_mention" in self.subscribed:
+            self.publish({**message, "type": "app_mention", "channel": channel.id, "event_ts": ts})
         return message
 
     def change(self, channel: Channel, message: Message, by: str, **fields: Any) -> Message:
@@ -179,24 +192,61 @@ class Workspace:
             raise Refused("already_reacted")
         found["users"].append(user)
         found["count"] += 1
-        if "reaction_added" in self.subscribed:
+        self._reaction_event("reaction_added", channel, message, user, name)
+
+    def unreact(self, channel: Channel, message: Message, user: str, name: str) -> None:
+        """A reaction taken away, and its event."""
+        found = next((one for one in message.get("reactions", []) if one["name"] == name), None)
+        if found is None or user not in found["users"]:
+            raise Refused("no_reaction")
+        found["users"].remove(user)
+        found["count"] -= 1
+        message["reactions"] = [one for one in message["reactions"] if one["count"]]
+        self._reaction_event("reaction_removed", channel, message, user, name)
+
+    def _reaction_event(self, kind: str, channel: Channel, message: Message, user: str, name: str) -> None:
+        if kind in self.subscribed and BOT_USER in channel.members:
             item = {"type": "message", "channel": channel.id, "ts": message["ts"]}
-            self.publish(
-                {
-                    "type": "reaction_added",
-                    "user": user,
-                    "reaction": name,
-                    "item": item,
-                    "item_user": message["user"],
-                    "event_ts": self.ts(),
-                }
-            )
+            event = {"type": kind, "user": user, "reaction": name, "item": item, "item_user": message["user"]}
+            self.publish({**event, "event_ts": self.ts()})
 
     def open_view(self, view: dict[str, Any], trigger: str) -> dict[str, Any]:
         """Show a modal to whoever caused the trigger."""
         self.use_trigger(trigger)
-        identity = f"V{secrets.token_hex(5).upper()}"
-        stored = {
+        stored = self._stored_view(view)
+        self.views[stored["id"]] = stored
+        return stored
+
+    def update_view(self, identity: str, view: dict[str, Any], expected: str | None) -> dict[str, Any]:
+        """Show an open modal anew; ``expected`` is the hash of the version that the caller has seen."""
+        old = self.views.get(identity)
+        if old is None:
+            raise Refused("not_found")
+        if expected and expected != old["hash"]:
+            raise Refused("hash_conflict")
+        self.views[identity] = self._stored_view(view, identity)
+        return self.views[identity]
+
+    def publish_home(self, user: str, view: dict[str, Any], expected: str | None) -> dict[str, Any]:
+        """Show a person the app's Home."""
+        if not self.has_home:
+            raise Refused("not_enabled")
+        old = self.homes.get(user)
+        if expected and old is not None and expected != old["hash"]:
+            raise Refused("hash_conflict")
+        self.homes[user] = self._stored_view(view, old["id"] if old is not None else None)
+        return self.homes[user]
+
+    def open_home(self, user: str) -> None:
+        """A person looks at the app's Home, and the event of it."""
+        if self.has_home and "app_home_opened" in self.subscribed:
+            event = {"type": "app_home_opened", "user": user, "channel": f"D{user[1:]}", "tab": "home"}
+            view = {"view": self.homes[user]} if user in self.homes else {}
+            self.publish({**event, **view, "event_ts": self.ts()})
+
+    def _stored_view(self, view: dict[str, Any], identity: str | None = None) -> dict[str, Any]:
+        identity = identity or f"V{secrets.token_hex(5).upper()}"
+        return {
             **view,
             "id": identity,
             "team_id": TEAM,
@@ -210,8 +260,6 @@ class Workspace:
             "blocks": blockkit.with_ids(view["blocks"]),
             "state": {"values": {}},
         }
-        self.views[identity] = stored
-        return stored
 
     def shown(self, channel: Channel, message: Message) -> Message:
         """A message as the API shows it: parents say how many replies they have."""

@@ -93,6 +93,7 @@
 
   // ---- lines
   const tag = (text, className = "") => make("span", `tag ${className}`, text);
+  const verdict = (label) => tag(shown(label.verdict), `label ${label.tone}`);
   const facts = (pairs) => {
     const list = make("dl", "facts");
     for (const [name, value] of pairs) {
@@ -133,14 +134,14 @@
     for (const label of row.labels || []) parts.push(labelled(label));
     const [prompt = 0, fresh = 0, answer = 0] = row.tokens || [];
     parts.push(facts([
-      ["at", clock(row.at)], ["model", row.took ? time(row.took) : ""],
+      ["at", row.at ? clock(row.at) : ""], ["model", row.took ? time(row.took) : ""],
       ["prompt", prompt ? `${count(prompt)} tokens, ${count(fresh)} new` : ""], ["sampled", answer ? `${count(answer)} tokens` : ""],
     ]));
     body.replaceChildren(...parts);
   };
   const labelled = (label) => {
     const line = make("p", "verdict");
-    line.append(tag(label.verdict, `label ${label.tone}`), ` ${shown(label.reason)} `, make("span", "aside", label.by));
+    line.append(verdict(label), ` ${shown(label.reason || "")} `, make("span", "aside", shown(label.by || "")));
     return line;
   };
 
@@ -152,7 +153,7 @@
     if (row.boundary) tags.append(tag(`error: ${row.boundary}`, "bad"));
     if (row.problem) tags.append(tag("malformed", "warn"));
     if (row.evaluated !== undefined && row.evaluated !== null) tags.append(tag(`score ${row.evaluated.toFixed(1)}`, "good"));
-    for (const label of row.labels || []) tags.append(tag(label.verdict, `label ${label.tone}`));
+    for (const label of row.labels || []) tags.append(verdict(label));
     tags.append(make("span", "when", time(row.clock)));
     const gist = make("span", "gist"), result = make("span", "result");
     summary.append(make("span", "n", String(row.step)), name, gist, tags, result);

@@ -10,12 +10,12 @@ import os
 import signal
 import sys
 from collections.abc import Iterable
-from typing import Any
 
 from hpc.cli import main
 from hpc.router.journal import JournalDesk
 from hpc.router.service import Router
 from hpc.router.state import Fact
+from hpc.wire.inbox import Request, SendReply
 
 run, point = sys.argv[1:3]
 when, _, fact_name = point.partition(":")
@@ -36,12 +36,18 @@ def record_and_die(self: JournalDesk, facts: Iterable[Fact]) -> None:
         die()
 
 
-def deliver_and_die(self: Router, guidance: Any) -> None:
-    die()
+answers = Router._answers
+
+
+def answer_and_die(self: Router, requests: list[tuple[bytes, Request]]) -> list[tuple[bytes, bytes]]:
+    said = answers(self, requests)
+    if any(isinstance(request, SendReply) for _, request in requests):
+        die()
+    return said
 
 
 if when == "reply":
-    Router._deliver = deliver_and_die  # type: ignore[method-assign]
+    Router._answers = answer_and_die  # type: ignore[method-assign]
 else:
     JournalDesk.record = record_and_die  # type: ignore[method-assign]
 main(["-v", "router", "start", run, "--foreground"])

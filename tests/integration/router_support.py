@@ -68,6 +68,10 @@ class _Process:
         self._child.send_signal(signal.SIGKILL)
         self._child.communicate()
 
+    def strike(self) -> None:
+        """kill -9, and leave the body to others."""
+        self._child.send_signal(signal.SIGKILL)
+
     def pause(self) -> None:
         """SIGSTOP: it may be away for any time."""
         self._child.send_signal(signal.SIGSTOP)
@@ -77,6 +81,10 @@ class _Process:
 
     def wait(self, timeout: float = DEADLINE) -> int:
         return self._child.wait(timeout)
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
 
     @property
     def alive(self) -> bool:

@@ -20,7 +20,7 @@ import msgspec
 from hpc.config.annotators import SlackConfig
 from hpc.router.annotators.slack import SlackFrontend
 from hpc.router.annotators.slack_tokens import SlackTokens
-from hpc.router.desk import AlertCard, EpisodeCard, GuidanceCard, Post, Verdict
+from hpc.router.desk import AlertCard, Claim, EpisodeCard, GuidanceCard, Post, Receipt, Verdict
 from hpc.wire.messages import StepBrief
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,6 +125,9 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     sent_at: float
     kind: str
     control: str | None
+    valid_until_step: int | None
+    valid_until: float | None
+    replaces: str | None
 
 
 class FakeDesk:
@@ -176,7 +179,13 @@ class FakeDesk:
         )
         self.add(Post(post=f"alert:{name}", kind="alert", episode=episode, priority=2, alert=name))
 
-    def say_what_became(self, guidance: str, status: Literal["delivered", "applied", "too_late"]) -> None:
+    def change_alert(self, name: str = "al-1", **fields: Any) -> None:
+        """An alert has a new state, and its message is to show it."""
+        self.alert_cards[name] = msgspec.structs.replace(self.alert_cards[name], **fields)
+        number = len(self.published)
+        self.add(Post(post=f"update:{name}:{number}", kind="update", episode=EPISODE, priority=5, alert=name))
+
+    def say_what_became(self, guidance: str, status: Receipt) -> None:
         self.guidance_cards[guidance] = msgspec.structs.replace(
             self.guidance_cards[guidance], state=status, applied_step=12 if status == "applied" else None
         )
@@ -207,7 +216,7 @@ class FakeDesk:
     async def wait_posts(self, limit: int = 20) -> list[Post]:
         while True:
             self._changed.clear()
-            posts = [p for p in self.due.values() if p.kind == "thread" or self.cards[p.episode].thread]
+            posts = [p for p in self.due.values() if p.kind in ("thread", "digest") or self.cards[p.episode].thread]
             if posts:
                 return sorted(posts, key=lambda post: post.priority)[:limit]
             await self._changed.wait()
@@ -221,6 +230,9 @@ class FakeDesk:
         self.published[post] = reference
         if done.kind == "thread":
             self.cards[done.episode] = msgspec.structs.replace(self.cards[done.episode], thread=reference)
+        if done.kind == "alert" and done.alert:
+            card = self.alert_cards[done.alert]
+            self.alert_cards[done.alert] = msgspec.structs.replace(card, reference=reference)
         self._changed.set()
 
     def drop_post(self, post: str, why: str) -> None:
@@ -239,8 +251,14 @@ class FakeDesk:
     def alerts(self, *, open_only: bool = True) -> list[AlertCard]:
         return [card for card in self.alert_cards.values() if card.state == "open" or not open_only]
 
+    def digest(self, post: str) -> list[AlertCard]:
+        return [card for card in self.alert_cards.values() if card.held]
+
     def guidance(self, guidance: str) -> GuidanceCard | None:
         return self.guidance_cards.get(guidance)
+
+    def guidance_of_key(self, key: str) -> GuidanceCard | None:
+        return next((card for card in self.guidance_cards.values() if card.key == key), None)
 
     def episode_of_thread(self, thread: str) -> str | None:
         return next((card.episode for card in self.cards.values() if card.thread == thread), None)
@@ -262,6 +280,9 @@ class FakeDesk:
         sent_at: float,
         kind: Literal["knowledge", "strategy", "correction", "control"] = "strategy",
         control: Literal["pause", "resume", "stop"] | None = None,
+        valid_until_step: int | None = None,
+        valid_until: float | None = None,
+        replaces: str | None = None,
     ) -> Verdict:
         verdict = self._judge(key, episode)
         self.verdicts.append((key, verdict))
@@ -276,6 +297,9 @@ class FakeDesk:
                     sent_at=sent_at,
                     kind=kind,
                     control=control,
+                    valid_until_step=valid_until_step,
+                    valid_until=valid_until,
+                    replaces=replaces,
                 )
             )
             guidance = f"gu-{len(self.replies)}"
@@ -291,6 +315,8 @@ class FakeDesk:
                 applied_at=None,
                 applied_step=None,
                 state="queued",
+                kind=kind,
+                control=control,
             )
         return verdict
 
@@ -301,11 +327,26 @@ class FakeDesk:
             return "unknown"
         return "too_late" if self.cards[episode].state == "finished" else "accepted"
 
+    def claim(self, alert: str, annotator: str) -> Claim:
+        card = self.alert_cards.get(alert)
+        if card is None or card.state != "open":
+            return Claim(result="closed" if card else "unknown")
+        if card.owner not in (None, annotator):
+            return Claim(result="held", owner=card.owner, until=card.claimed_until)
+        self.change_alert(alert, owner=annotator, claimed_until=2e9)
+        return Claim(result="claimed", owner=annotator, until=2e9)
+
+    def release(self, alert: str, annotator: str) -> bool:
+        if self.alert_cards[alert].owner != annotator:
+            return False
+        self.change_alert(alert, owner=None, claimed_until=None)
+        return True
+
     def resolve(self, alert: str, annotator: str, verdict: Literal["resolved", "false_alarm"]) -> bool:
         card = self.alert_cards.get(alert)
         if card is None or card.state != "open":
             return False
-        self.alert_cards[alert] = msgspec.structs.replace(card, state=verdict)
+        self.change_alert(alert, state=verdict)
         self.resolved.append((alert, annotator, verdict))
         return True
 

@@ -7,7 +7,15 @@ import os
 import signal
 from pathlib import Path
 
-from tests.integration.whole_job import check_trajectory, stub_runtime, until, whole_job
+from tests.integration.whole_job import (
+    WholeJob,
+    ancestors_of,
+    check_trajectory,
+    processes_of,
+    stub_runtime,
+    until,
+    whole_job,
+)
 
 EPISODES = 3
 
@@ -16,6 +24,7 @@ def test_alerts_are_answered_in_slack_and_applied(tmp_path: Path) -> None:
     with whole_job(tmp_path, "small", EPISODES) as job:
         runtime = stub_runtime(tmp_path)
         job.hpc("episodes", "submit", "cluster=local", *runtime, *job.overrides(EPISODES))
+        check_secrets(job)
         job.wait_results(EPISODES)
         replies = job.human_replies()
         applied = []
@@ -41,6 +50,32 @@ def test_alerts_are_answered_in_slack_and_applied(tmp_path: Path) -> None:
         page = Path(job.hpc("episodes", "report", "small").strip())
         assert page.read_text().count("<svg") >= EPISODES
         assert json.loads(job.hpc("episodes", "status", "small", "--json"))["episodes"][0]["state"] == "finished"
+
+
+def check_secrets(job: WholeJob) -> None:
+    """Slack's tokens are in the router's process (and what started it) alone: in no other job's
+    environment or arguments, nor in any file of the run."""
+    until(lambda: any(job.progress(index).get("step") for index in range(EPISODES)), "a step")
+    until(job.run.router.exists, "the router")
+    router = int(json.loads(job.run.router.read_text())["pid"])
+    may_know = ancestors_of(router)
+    processes = processes_of(job.run.root)
+    tokens = [job.env[name].encode() for name in ("SLACK_BOT_TOKEN", "SLACK_APP_TOKEN")]
+    knowing = {pid for pid, (_, text) in processes.items() if any(token in text for token in tokens)}
+    assert router in knowing
+    kinds = "\n".join(command for pid, (command, _) in processes.items() if pid not in may_know)
+    assert "elements/episodes.json" in kinds and "elements/serve" in kinds, kinds
+    assert knowing <= may_know, [processes[pid][0] for pid in knowing - may_know]
+    assert not any(token.decode() in command for command, _ in processes.values() for token in tokens)
+    assert not [path for path in job.run.root.rglob("*") if any(token in _contents(path) for token in tokens)]
+
+
+def _contents(path: Path) -> bytes:
+    """What is in a file; nothing for a folder, or for a draft that is gone by now."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def test_killed_episodes_resume_at_their_step(tmp_path: Path) -> None:

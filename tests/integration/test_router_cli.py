@@ -140,9 +140,9 @@ def test_a_reply_says_how_long_it_is_good_for_and_is_corrected(run: RunDir, agen
 
 
 def test_a_watcher_sees_each_change_and_outlives_the_router(run: RunDir) -> None:
-    with RouterProcess(run), AgentProcess(run, 3) as agent:
+    with RouterProcess(run) as router, AgentProcess(run, 3) as agent, router.inbox() as people:
         name = agent.alert(1)
-        wait_until(lambda: listed(run))
+        wait_until(people.alerts)
         watcher = subprocess.Popen(
             [sys.executable, "-m", "hpc.cli", "inbox", "watch", "--json"],
             stdout=subprocess.PIPE,
@@ -153,17 +153,17 @@ def test_a_watcher_sees_each_change_and_outlives_the_router(run: RunDir) -> None
         assert watcher.stdout is not None
         assert watcher.stderr is not None
         seen = [json.loads(watcher.stdout.readline())]
-        hpc(run, "inbox", "claim", name, "--as", "ada")
+        people.claim(name, annotator="ada")
         seen.append(json.loads(watcher.stdout.readline()))
-        hpc(run, "router", "stop", "mine")
+        people.stop()
         assert "waiting for one" in watcher.stderr.readline()
-        with RouterProcess(run):
-            hpc(run, "inbox", "release", name, "--as", "ada")
+        with RouterProcess(run) as again, again.inbox() as others:
+            others.release(name, annotator="ada")
             seen.append(json.loads(watcher.stdout.readline()))
         watcher.send_signal(signal.SIGINT)
         watcher.communicate()
     assert watcher.returncode == 130
-    assert [(card["alert"], card["owner"]) for card in seen[:2]] == [(name, None), (name, "ada")]
+    assert [(card["alert"], card["owner"]) for card in seen] == [(name, None), (name, "ada"), (name, None)]
 
 
 def test_figures_outlive_the_router(run: RunDir) -> None:
@@ -172,15 +172,14 @@ def test_figures_outlive_the_router(run: RunDir) -> None:
         1,
         "error: no router has left figures of mine yet",
     )
-    with RouterProcess(run), AgentProcess(run, 3) as agent:
+    with RouterProcess(run) as router, AgentProcess(run, 3) as agent, router.inbox() as people:
         first, second = agent.alert(1), agent.alert(2)
-        wait_until(lambda: len(listed(run)) == 2)
-        hpc(run, "inbox", "reply", first, "left", "--as", "ada")
-        hpc(run, "inbox", "resolve", second, "--false-alarm", "--as", "bob")
-        shown = ["inbox", "show", first, "--json"]
-        wait_until(lambda: json.loads(hpc(run, *shown).stdout)["replies"][0]["state"] == "applied")
-        hpc(run, "router", "stop", "mine")
-        wait_until(lambda: not run.router.exists())
+        wait_until(lambda: len(people.alerts()) == 2)
+        people.reply(first, "left", annotator="ada")
+        people.resolve(second, annotator="bob", verdict="false_alarm")
+        wait_until(lambda: (found := people.alert(first)) is not None and found[1][0].state == "applied")
+        people.stop()
+        router.wait()
     found = json.loads(hpc(run, "inbox", "stats", "mine", "--json").stdout)
     total = found["total"]
     assert (total["alerts"], total["answered"], total["false_alarms"], total["applied"]) == (2, 1, 1, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,7 +21,10 @@ from slack_sdk.socket_mode.request import SocketModeRequest
 from slack_sdk.socket_mode.response import SocketModeResponse
 from slack_sdk.web.async_client import AsyncWebClient
 
-from .slack_fixtures import Server, connected, local_slack, until
+from .slack_fixtures import ROOT, Server, connected, local_slack, until
+
+sys.path.insert(0, str(ROOT / "scripts"))
+from local_slack.workspace import Refused, Workspace
 
 
 def client(server: Server, token: str | None = None) -> AsyncWebClient:
@@ -281,6 +285,129 @@ async def test_bolt_talks_to_it(tmp_path: Path) -> None:
             assert heard == ["hello bolt"]
         finally:
             await handler.close_async()
+
+
+HOME = {"type": "home", "blocks": [{"type": "section", "text": {"type": "mrkdwn", "text": "hello"}}]}
+
+
+async def test_bolt_serves_home_mentions_buttons_and_modals(tmp_path: Path) -> None:
+    """Bolt's own listeners, as its documentation shows them."""
+    async with local_slack(tmp_path, "--no-limits") as server:
+        app = AsyncApp(token=server.ready["bot_token"], client=client(server))
+        button = {"type": "button", "action_id": "go", "text": {"type": "plain_text", "text": "Go"}}
+        fields = [
+            {"type": "number_input", "action_id": "n", "is_decimal_allowed": False},
+            {"type": "datetimepicker", "action_id": "t"},
+            {"type": "plain_text_input", "action_id": "w"},
+        ]
+        modal = {
+            "type": "modal",
+            "callback_id": "form",
+            "title": {"type": "plain_text", "text": "Form"},
+            "submit": {"type": "plain_text", "text": "Send"},
+            "blocks": [
+                {"type": "input", "block_id": field["action_id"], "optional": True, "element": field}
+                | {"label": {"type": "plain_text", "text": "x"}}
+                for field in fields
+            ],
+        }
+        heard: list[Any] = []
+
+        @app.event("app_home_opened")
+        async def show_home(event: dict[str, Any], client: AsyncWebClient) -> None:
+            await client.views_publish(user_id=event["user"], view=HOME)
+
+        @app.event("app_mention")
+        async def answer(event: dict[str, Any], say: Any) -> None:
+            blocks = [{"type": "actions", "elements": [button]}]
+            await say(text="press", blocks=blocks, thread_ts=event["ts"])
+
+        @app.action("go")
+        async def open_form(ack: Any, body: dict[str, Any], client: AsyncWebClient) -> None:
+            await ack()
+            opened = await client.views_open(trigger_id=body["trigger_id"], view=modal)
+            await client.views_update(view_id=opened["view"]["id"], hash=opened["view"]["hash"], view=modal)
+
+        @app.view("form")
+        async def take(ack: Any, view: dict[str, Any]) -> None:
+            values = view["state"]["values"]
+            if not values["w"]["w"]["value"]:
+                await ack(response_action="errors", errors={"w": "Say something"})
+                return
+            await ack()
+            heard.append((values["n"]["n"]["value"], values["t"]["t"]["selected_date_time"], values["w"]["w"]["value"]))
+
+        @app.event("reaction_added")
+        async def see(event: dict[str, Any]) -> None:
+            heard.append(event["reaction"])
+
+        @app.event("reaction_removed")
+        async def miss(event: dict[str, Any]) -> None:
+            heard.append("no " + event["reaction"])
+
+        @app.event("message")
+        async def ignore(event: dict[str, Any]) -> None:
+            return
+
+        app_token = server.ready["app_token"]
+        handler = AsyncSocketModeHandler(app, app_token, web_client=client(server, app_token))
+        await handler.connect_async()
+        try:
+            await connected(server, 1)
+            assert (await server.ctl("home", user="bob"))["view"] is None
+
+            async def found(what: str) -> Any:
+                return (await server.ctl("state"))[what]
+
+            homes = await until(lambda: found("homes"))
+            assert homes["U0BOB"]["blocks"][0]["text"]["text"] == "hello"
+
+            ts = await server.say("alice", "hey @apollo")
+
+            async def pressed() -> list[Any]:
+                return [m for m in await server.messages() if m["text"] == "press"]
+
+            (message,) = await until(pressed)
+            await server.ctl("click", user="alice", ts=message["ts"], action_id="go")
+            view = (await until(lambda: found("views")))[0]
+            refusal = await server.ctl("submit", user="alice", view_id=view["id"], values={"n": "4"})
+            assert refusal["answer"]["errors"] == {"w": "Say something"}
+            values = {"n": "4", "t": 1_900_000_000, "w": "words"}
+            await server.ctl("submit", user="alice", view_id=view["id"], values=values)
+            await until(lambda: heard == [("4", 1_900_000_000, "words")])
+            await server.ctl("react", user="alice", ts=ts, name="eyes")
+            await until(lambda: heard[-1] == "eyes")
+            await server.ctl("unreact", user="alice", ts=ts, name="eyes")
+            await until(lambda: heard[-1] == "no eyes")
+        finally:
+            await handler.close_async()
+
+
+async def test_views_have_versions_and_limits(tmp_path: Path) -> None:
+    async with local_slack(tmp_path) as server:
+        web = client(server)
+        first = await web.views_publish(user_id="U0BOB", view=HOME)
+        await web.views_publish(user_id="U0BOB", view=HOME, hash=first["view"]["hash"])
+        stale = await refused(web.views_publish(user_id="U0BOB", view=HOME, hash=first["view"]["hash"]))
+        assert stale["error"] == "hash_conflict"
+        for view, words in [
+            ({**HOME, "blocks": [{"type": "divider"}] * 101}, "100 items"),
+            ({**HOME, "type": "modal"}, "must be a home"),
+            ({**HOME, "submit": {"type": "plain_text", "text": "x"}}, "no submit"),
+        ]:
+            answer = await refused(web.views_publish(user_id="U0BOB", view=view))
+            assert words in answer["response_metadata"]["messages"][0]
+        assert (await refused(web.views_publish(user_id="U0NOBODY", view=HOME)))["error"] == "user_not_found"
+        modal = {"type": "modal", "title": {"type": "plain_text", "text": "T"}, "blocks": [{"type": "divider"}]}
+        assert (await refused(web.views_update(view_id="V0", view=modal)))["error"] == "not_found"
+
+
+async def test_a_trigger_is_too_old_after_three_seconds(tmp_path: Path) -> None:
+    workspace = Workspace()
+    trigger = workspace.new_trigger()
+    workspace.triggers[trigger] -= 3.1
+    with pytest.raises(Refused, match="expired_trigger_id"):
+        workspace.use_trigger(trigger)
 
 
 async def test_state_shows_who_is_told_privately(tmp_path: Path) -> None:

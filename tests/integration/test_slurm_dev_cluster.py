@@ -113,6 +113,8 @@ def test_missing_packages_are_named_with_the_command_that_installs_them(tmp_path
     ("arguments", "words"),
     [
         (["start", "DIR", "nods=3"], "unknown option 'nods=3'"),
+        (["start", "DIR", "nodes=abc"], "nodes is 'abc', it must be a whole number"),
+        (["start", "/proc/none"], "/proc/none"),
         (["kill-node", "DIR", "node0"], "no cluster in"),
         (["env", "DIR"], "no cluster in"),
         (["restart", "DIR"], "usage:"),

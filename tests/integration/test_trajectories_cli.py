@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
+from hpc.cli import cli
 from hpc.rundir import RunDir
 from hpc.trajectories.writer import TrajectoryWriter
 from tests.unit.trajectories.samples import episode, run_dir
@@ -43,6 +45,13 @@ def hpc(run: RunDir, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def within(run: RunDir, *arguments: str) -> Result:
+    """The same in this process, for what does not depend on having one of its own."""
+    done = CliRunner().invoke(cli, ["traj", *arguments], env={"HPC_RUNS": str(run.root.parent)})
+    assert done.exit_code == 0, done.output
+    return done
+
+
 def test_ls_lists_every_state(run: RunDir) -> None:
     done = hpc(run, "ls", "demo", "--json")
     assert done.returncode == 0, done.stderr
@@ -58,6 +67,82 @@ def test_ls_lists_every_state(run: RunDir) -> None:
 def test_ls_filters_and_sorts(run: RunDir) -> None:
     rows = json.loads(hpc(run, "ls", "--json", "--status", "finished", "--sort", "steps").stdout)
     assert [row["steps"] for row in rows] == [5, 13]
+
+
+def test_ls_takes_ranges_and_patterns(run: RunDir) -> None:
+    def indices(*options: str) -> list[int]:
+        done = within(run, "ls", "--json", *options)
+        return [row["index"] for row in json.loads(done.stdout)]
+
+    assert indices("--steps", "6:13", "--guidance", "1:") == [0, 1]
+    assert indices("--task", "minilab/[03]", "--sort", "steps", "--reverse", "--limit", "1") == [0]
+    assert indices("--detector", "repeat", "--annotator", "a*", "--score", "40") == [0]
+    assert indices("--sort", "best", "--reverse") == [0, 3, 1, 2]  # without a score last
+    assert (run.root / "trajectories" / "index.json").is_file()
+
+
+def test_ls_over_several_runs_names_them(run: RunDir) -> None:
+    lines = within(run, "ls", "--all-runs", "--status", "finished").stdout.splitlines()
+    assert [line.split("\t")[:3] for line in lines] == [["demo", "0", "finished"], ["demo", "3", "finished"]]
+    assert len(within(run, "ls", "demo", str(run.root)).stdout.splitlines()) == 8
+
+
+def test_stats_add_up(run: RunDir) -> None:
+    value = json.loads(within(run, "stats", "demo", "--json").stdout)
+    assert (value["trajectories"], value["steps"], value["statuses"]["damaged"]) == (4, 13 + 7 + 5, 1)
+    assert value["guidance_per_100_steps"] == 100 * 3 / 25
+    shown = within(run, "stats", "demo", "--status", "finished").stdout
+    for part in ("18, each mean 9", "run_command", "errors by boundary", "2, 11.11 per 100 steps"):
+        assert part in shown
+
+
+def test_search_shows_the_steps_that_match(run: RunDir) -> None:
+    done = within(run, "show", "demo/0", "--search", "schritt (3|12):", "-i")
+    assert {number for number in range(1, 14) if f"Schritt {number}:" in done.stdout} == {3, 12}
+    assert "⋯ steps 4 to 11 left out" in done.stdout
+    near = within(run, "show", "demo/0", "--search", "Schritt 7:", "--context", "1", "--json")
+    assert [step["step"] for step in json.loads(near.stdout)["step_records"]] == [6, 7, 8]
+    assert "no step matches" in within(run, "show", "demo/0", "--search", "nowhere to be found").stderr
+    followed = within(run, "show", "demo/3", "-f", "--json", "--search", "Schritt [24]:").stdout
+    assert [json.loads(line)["step"] for line in followed.splitlines()] == [2, 4]
+    assert "cobalt" in within(run, "show", "demo/0", "--search", "cobalt").stdout
+
+
+def test_a_terminal_gets_colours_and_a_pipe_none(run: RunDir) -> None:
+    import pty
+
+    assert "\x1b" not in hpc(run, "show", "demo/0").stdout
+    main, other = pty.openpty()
+    environment = {
+        **os.environ,
+        "HPC_RUNS": str(run.root.parent),
+        "PYTHONPATH": str(ROOT),
+        "TERM": "xterm",
+        "PAGER": "cat",
+    }
+    environment.pop("NO_COLOR", None)
+    command = [sys.executable, "-m", "hpc.cli", "traj", "show", "demo/0", "--search", "cobalt"]
+    process = subprocess.Popen(command, stdout=other, stdin=other, env=environment)
+    os.close(other)
+    out = b""
+    try:
+        while piece := os.read(main, 65536):
+            out += piece
+    except OSError:  # the other end is closed
+        pass
+    os.close(main)
+    assert process.wait(timeout=60) == 0
+    assert b"\x1b[" in out
+    assert "┃ ".encode() in out
+
+
+def test_show_html_writes_one_page(run: RunDir, tmp_path: Path) -> None:
+    done = hpc(run, "show", "demo/0", "--html")
+    assert done.stdout.strip() == str(run.root / "report" / "00000.html")
+    assert (run.root / "report" / "00000.html").read_text().startswith("<!doctype html>")
+    target = tmp_path / "page.html"
+    assert hpc(run, "show", str(run.trajectory(3)), "--html", "--out", str(target)).returncode == 0
+    assert "minilab/3" in target.read_text()
 
 
 def test_show_json_has_what_programs_need(run: RunDir) -> None:
@@ -139,6 +224,12 @@ def test_check_names_damage_and_what_is_left(run: RunDir) -> None:
         "show nowhere/0",
         "show no.h5",
         "show demo/0 --steps x",
+        "show demo/0 --search [",
+        "show demo/0 --out page.html",
+        "show demo/0 --html --follow",
+        "show demo/2 --html",
+        "ls demo --score high",
+        "stats nowhere",
         "ls nowhere",
         "show no.h5 -f",
     ],

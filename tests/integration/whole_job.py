@@ -33,6 +33,28 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 120.0) -> An
         time.sleep(0.1)
 
 
+def processes_of(folder: Path) -> dict[int, tuple[str, bytes]]:
+    """Every process whose arguments or environment name ``folder``: pid -> (arguments, both as bytes)."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            command, environment = ((entry / name).read_bytes() for name in ("cmdline", "environ"))
+        except OSError:  # not a process, gone meanwhile, or a kernel thread
+            continue
+        if entry.name.isdigit() and str(folder).encode() in command + environment:
+            found[int(entry.name)] = (command.replace(b"\0", b" ").decode(errors="replace"), command + environment)
+    return found
+
+
+def ancestors_of(pid: int) -> set[int]:
+    """The process itself, its parent, its parent's parent, …"""
+    found: set[int] = set()
+    while pid > 1:
+        found.add(pid)
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return found
+
+
 def stub_runtime(folder: Path) -> list[str]:
     """Overrides that put the MiniLab stub in vLLM's place: a server job without weights."""
     program = folder / "vllm"

@@ -15,6 +15,10 @@ from hpc.core.errors import AnnotatorError
 from hpc.router.annotators.slack_actions import Actions
 from hpc.router.annotators.slack_allow import AllowList
 from hpc.router.annotators.slack_blocks import Blocks
+from hpc.router.annotators.slack_catch_up import keep_catching_up
+from hpc.router.annotators.slack_home import Home
+from hpc.router.annotators.slack_lists import Lists
+from hpc.router.annotators.slack_mentions import Mentions
 from hpc.router.annotators.slack_posts import Publisher
 from hpc.router.annotators.slack_replies import Replies
 from hpc.router.annotators.slack_sockets import Sockets
@@ -44,7 +48,8 @@ class SlackFrontend:
         """Whether everything is in place: tokens, scopes, channel, annotators.
 
         Returns:
-            ``team``, ``bot``, ``bot_user``, ``channel``, ``channel_name``, ``scopes`` and ``annotators`` (a count).
+            ``url`` (of the workspace), ``team``, ``bot``, ``bot_user``, ``channel``, ``channel_name``,
+            ``scopes`` and ``annotators`` (a count).
 
         Raises:
             AnnotatorError: it can never work as it is, or Slack cannot be reached now.
@@ -70,7 +75,7 @@ class SlackFrontend:
             log.info("Slack: %s in %s, channel %s", found["bot"], found["team"], found["channel_name"])
             try:
                 async with asyncio.TaskGroup() as group:
-                    _Service(self._config, self._tokens, desk, web, group, found["bot_user"]).start()
+                    _Service(self._config, self._tokens, desk, web, group, found["bot_user"], found["url"]).start()
             except BaseExceptionGroup as failures:
                 raise _worst(failures) from failures
 
@@ -103,6 +108,7 @@ class SlackFrontend:
                     "mend annotators.slack.usergroup",
                 ) from declined
         return {
+            "url": str(who.get("url", "")),
             "team": who.get("team"),
             "bot": who.get("user"),
             "bot_user": str(who.get("user_id", "")),
@@ -139,23 +145,38 @@ class _Service:
         web: SlackWeb,
         group: asyncio.TaskGroup,
         bot_user: str,
+        workspace: str,
     ) -> None:
-        blocks = Blocks(config.shown_steps)
+        blocks, lists = Blocks(config.shown_steps), Lists(workspace)
         allow = AllowList(config, web.usergroup_members)
+        self._allow = allow
         self._config = config
         self._group = group
         self._missing = asyncio.Event()  # set when replies may have been missed
         self._seen: OrderedDict[str, None] = OrderedDict()
-        self._publisher = Publisher(desk, web, blocks, config)
-        self._sockets = Sockets(web, tokens, config.sockets, self._take, self._missing.set)
-        self._replies = Replies(desk, web, allow, bot_user, on_missed=self._sockets.suspect)
-        self._actions = Actions(desk, web, allow, blocks)
+        self._home = Home(desk, web, allow, lists)
+        self._sockets = Sockets(web, tokens, config.sockets, self._take, self._lost_touch)
+        self._publisher = Publisher(desk, web, blocks, lists, config, on_posted=self._sockets.posted)
+        self._replies = Replies(
+            *(desk, web, allow, self._home, bot_user),
+            on_missed=self._sockets.suspect,
+            on_postponed=self._missing.set,
+        )
+        self._mentions = Mentions(desk, web, self._replies, self._home, config.channel)
+        self._actions = Actions(desk, web, allow, blocks, self._home)
 
     def start(self) -> None:
         """Begin publishing, listening and catching up, as tasks of the group."""
+        readers = [self._replies.catch_up, self._mentions.catch_up]
+        self._group.create_task(self._allow.keep_fresh())
         self._group.create_task(self._publisher.run())
         self._group.create_task(self._sockets.run())
-        self._group.create_task(self._replies.keep_catching_up(self._config.catch_up_seconds, self._missing))
+        self._group.create_task(keep_catching_up(readers, self._config.catch_up_seconds, self._missing))
+
+    def _lost_touch(self) -> None:
+        """A connection is new: something may have been missed before."""
+        self._replies.note_gap()
+        self._missing.set()
 
     async def _take(self, request: SocketModeRequest) -> dict[str, Any] | None:
         """One request of Socket Mode; all that must last is durable when this returns."""
@@ -166,10 +187,21 @@ class _Service:
             return answer.payload
         if request.type == "events_api":
             event, event_id = payload.get("event") or {}, str(payload.get("event_id", ""))
-            if event.get("type") == "message" and event_id not in self._seen:
-                self._afterwards(await self._replies.take_event(event))
+            if event_id not in self._seen:
+                await self._take_event(event)
                 self._remember(event_id)
         return None
+
+    async def _take_event(self, event: dict[str, Any]) -> None:
+        match event.get("type"):
+            case "message":
+                self._afterwards(await self._replies.take_event(event))
+            case "app_mention":
+                self._afterwards(await self._mentions.take_event(event))
+            case "reaction_added" | "reaction_removed":
+                await self._actions.take_reaction(event)
+            case "app_home_opened":
+                self._afterwards(lambda: self._home.opened(event))
 
     def _remember(self, event_id: str) -> None:
         self._seen[event_id] = None

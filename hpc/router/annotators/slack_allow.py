@@ -8,14 +8,16 @@ import time
 from collections.abc import Awaitable, Callable
 
 from hpc.config.annotators import SlackConfig
-from hpc.router.annotators.slack_web import CallFailed
+from hpc.router.annotators.slack_web import CallFailed, Postponed
 
 RETRY_SECONDS = 10.0
+DECIDE_SECONDS = 2.0
+"""Slack waits 3 s for an acknowledgement, and that may need the answer."""
 
 log = logging.getLogger(__name__)
 
 
-class Undecided(Exception):
+class Undecided(Postponed):
     """The user group cannot be read now: nobody but the listed users can be told apart."""
 
 
@@ -64,10 +66,21 @@ class AllowList:
         if self._clock() < self._retry_at:
             raise Undecided(usergroup)
         try:
-            self._members = await self._fetch(usergroup)
-        except CallFailed as failed:
+            async with asyncio.timeout(DECIDE_SECONDS):
+                self._members = await self._fetch(usergroup)
+        except (CallFailed, TimeoutError) as failed:
             log.warning("the members of user group %s cannot be read, so nobody of it is obeyed: %s", usergroup, failed)
             self._members = frozenset()
             self._retry_at = self._clock() + RETRY_SECONDS
             raise Undecided(usergroup) from failed
         self._fresh_until = self._clock() + self._seconds
+
+    async def keep_fresh(self) -> None:
+        """Ask for the members before they are needed, until cancelled."""
+        while self._usergroup is not None:
+            try:
+                self._members = await self._fetch(self._usergroup)
+                self._fresh_until = self._clock() + self._seconds
+            except CallFailed as failed:  # what is known is good until its time is over
+                log.info("the members of user group %s cannot be read now: %s", self._usergroup, failed)
+            await asyncio.sleep(max(self._seconds / 2, 1.0))

@@ -3,7 +3,8 @@
 slack-sdk's client reconnects by itself, but tries a spent address for ever, may end up without any
 task that would reconnect, and cannot notice a socket that answers pings while events no longer
 come. So every client is watched: a stuck address is taken away, a client that stays
-disconnected or is suspected is replaced.
+disconnected or is suspected is replaced. Suspicion arises when a reply is found by reading that no
+socket brought, and when Slack does not tell of a message that we ourselves have posted.
 """
 
 from __future__ import annotations
@@ -20,9 +21,8 @@ from slack_sdk.socket_mode.async_client import AsyncBaseSocketModeClient
 from slack_sdk.socket_mode.request import SocketModeRequest
 from slack_sdk.socket_mode.response import SocketModeResponse
 
-from hpc.router.annotators.slack_allow import Undecided
 from hpc.router.annotators.slack_tokens import SlackTokens
-from hpc.router.annotators.slack_web import CallFailed, Limited, SlackWeb, quiet
+from hpc.router.annotators.slack_web import CallFailed, Limited, Postponed, SlackWeb, quiet
 
 PING_SECONDS = 5
 WATCH_SECONDS = 2.0
@@ -30,6 +30,7 @@ STUCK_SECONDS = 6.0  # disconnected for so long with one address: the address is
 DEAD_SECONDS = 30.0  # disconnected for so long: the client is broken
 CLOSE_SECONDS = 3.0
 SILENT_SECONDS = 120.0  # nothing came for so long: ask Slack whether the tokens still count
+ECHO_SECONDS = 30.0  # Slack tells of our own messages, too; not within so long: events no longer come
 MANY_CONNECTIONS = 9  # Slack allows 10; ghosts of routers that were killed count until Slack notices
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ class Sockets:
         self._on_connected = on_connected
         self._sockets: list[_Socket] = []
         self._inbound_at = time.monotonic()
+        self._event_at = time.monotonic()
+        self._posted_at: float | None = None
         self._suspect = asyncio.Event()
 
     def suspect(self, missed_at: float) -> None:
@@ -77,6 +80,11 @@ class Sockets:
         age = time.time() - missed_at
         if any(s.connected_at is not None and time.monotonic() - s.connected_at > age for s in self._sockets):
             self._suspect.set()
+
+    def posted(self, began_at: float) -> None:
+        """A message was posted by a call that began then (monotonic seconds): its event must come."""
+        if self._posted_at is None and self._event_at < began_at:
+            self._posted_at = began_at
 
     async def run(self) -> None:
         """Connect and watch until cancelled.
@@ -127,7 +135,9 @@ class Sockets:
 
     def _note(self, socket: _Socket, message: dict[str, Any]) -> None:
         self._inbound_at = time.monotonic()
-        if message.get("type") == "hello":
+        if message.get("type") == "events_api":
+            self._event_at, self._posted_at = self._inbound_at, None
+        elif message.get("type") == "hello":
             connections = message.get("num_connections", 0)
             log.info("Socket Mode connected, %s connections of the app", connections)
             if connections >= MANY_CONNECTIONS:
@@ -140,7 +150,7 @@ class Sockets:
     async def _answer(self, client: AsyncBaseSocketModeClient, request: SocketModeRequest) -> None:
         try:
             payload = await self._handler(request)
-        except Undecided:
+        except Postponed:
             return  # not acknowledged: Slack sends it again, and catching up finds it
         except Exception:
             log.exception("a %s request failed and was not acknowledged", request.type)
@@ -156,6 +166,9 @@ class Sockets:
         self._suspect.clear()
         if doubted:
             log.warning("a reply never came over Socket Mode: its connections are replaced")
+        elif self._posted_at is not None and now - self._posted_at > ECHO_SECONDS:
+            log.warning("Slack does not tell of our own messages any more: its connections are replaced")
+            doubted, self._posted_at = True, None
         for socket in list(self._sockets):
             if await socket.client.is_connected():
                 socket.lost_at = now

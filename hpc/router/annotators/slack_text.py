@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from hpc.router.annotators.redact import redact
+from hpc.core.redact import SCANNED, redact
 
 # Slack's limits, in characters (docs.slack.dev/reference/block-kit).
 HEADER = 150
 SECTION = 3000
 FALLBACK = 1000  # our own: a notification shows less
-SCANNED = 100_000  # longer text is cut before it is searched for secrets
 
 _INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]")
 _LINK = re.compile(r"<([^<>|]{1,4000})(?:\|([^<>]{0,4000}))?>")

@@ -47,6 +47,10 @@ _FATAL = {
 _UNSURE = ("fatal_error", "internal_error", "request_timeout", "service_unavailable", "team_added_to_org")
 
 
+class Postponed(Exception):
+    """Something of Slack cannot be taken in yet: it is not acknowledged, so that it comes again."""
+
+
 class CallFailed(Exception):
     """A call without its result."""
 
@@ -210,16 +214,25 @@ class SlackWeb:
             if declined.error != "already_reacted":
                 raise
 
-    async def note(self, channel: str, user: str, thread: str | None, text: str) -> None:
+    async def note(self, channel: str, user: str, thread: str | None, note: Message | str) -> None:
         """Tell one person something that nobody else sees. It matters little whether it arrives."""
+        message = Message(text=note, blocks=[]) if isinstance(note, str) else note
+        where = {"channel": channel, "user": user, "thread_ts": thread}
         try:
-            await self._call(self._client.chat_postEphemeral, channel=channel, user=user, text=text, thread_ts=thread)
+            await self._call(self._client.chat_postEphemeral, text=message.text, blocks=message.blocks, **where)
         except CallFailed as failed:
             log.info("a note was not shown: %s", failed)
 
     async def open_view(self, trigger: str, view: dict[str, Any]) -> None:
         """Show a modal to whoever caused the trigger."""
         await self._call(self._client.views_open, trigger_id=trigger, view=view)
+
+    async def publish_home(self, user: str, view: dict[str, Any]) -> None:
+        """Show a person the app's Home. It matters little whether it arrives: it is asked for again."""
+        try:
+            await self._call(self._client.views_publish, user_id=user, view=view)
+        except CallFailed as failed:
+            log.info("the Home of %s was not shown: %s", user, failed)
 
     # ---- reading
     async def history(self, channel: str, oldest: str) -> AsyncIterator[dict[str, Any]]:

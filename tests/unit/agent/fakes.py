@@ -162,6 +162,9 @@ class Watcher:
         self.steps = steps
         self.score = 0.0
 
+    def notes(self) -> dict[str, Any]:
+        return {}
+
     def observe(self, view: StepView) -> DriftSignal | None:
         if view.step not in self.steps:
             return None

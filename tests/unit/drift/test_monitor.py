@@ -16,6 +16,8 @@ from hpc.config.drift import (
     DriftConfig,
     ErrorStreakConfig,
     FailureStreakConfig,
+    JudgeConfig,
+    LogprobConfig,
     MilestoneConfig,
     MonitoringConfig,
     NoProgressConfig,
@@ -23,7 +25,7 @@ from hpc.config.drift import (
 )
 from hpc.core.locate import data_dir
 from hpc.drift import DRIFT_DETECTORS, DriftMonitor
-from hpc.trajectories.records import DriftSignal, StepView
+from hpc.trajectories.records import DriftSignal, StepView, Verdict
 from tests.unit.drift.episodes import Episode
 
 QUIET = {
@@ -249,6 +251,10 @@ PROVOKE: dict[str, Callable[[Episode, int], Episode]] = {
     "no_progress": lambda episode, i: episode.run(f"n {'x' * i}", "y" * i),
     "failure_streak": lambda episode, i: episode.run("python train.py", f"loss {i}\nRuntimeError: nan\n[exit 1]"),
     "budget_burn": lambda episode, i: episode.run(f"n {'x' * i}", "y" * i, working_seconds=60_000.0),
+    "logprob": lambda episode, i: episode.run(f"n {'x' * i}", "y" * i, logprob=-0.1 if i < 6 else -2.0),
+    "judge": lambda episode, i: episode.run(
+        f"n {'x' * i}", "y" * i, verdicts=(Verdict(asked=i, drifting=True, confidence=0.9, reason="lost"),)
+    ),
 }
 
 
@@ -257,7 +263,13 @@ def test_every_detector_can_alert_and_can_be_switched_off(name: str) -> None:
     episode = Episode()
     for i in range(12):
         PROVOKE[name](episode, i)
-    on = DriftConfig(no_progress=NoProgressConfig(steps=5), cooldown=0, combined_at=None)
+    on = DriftConfig(
+        no_progress=NoProgressConfig(steps=5),
+        logprob=LogprobConfig(enabled=True, window=2, baseline=4),
+        judge=JudgeConfig(enabled=True),
+        cooldown=0,
+        combined_at=None,
+    )
     off = replace(on, **{name: type(getattr(on, name))(enabled=False)})
     assert any(name in alert.detector for alert in watch(on, episode.views))
     assert not any(name in alert.detector for alert in watch(off, episode.views))

@@ -193,6 +193,14 @@ def test_tables_of_others_are_on_the_page_and_harmless() -> None:
     assert found.tags.count("td") == 4
 
 
+def test_the_report_links_to_the_pages_beside_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    run.trajectory_page(1).parent.mkdir()
+    run.trajectory_page(1).write_text("a page")
+    links = Page(write_report(run).read_text()).links
+    assert [link for link in links if not link.startswith("#")] == ["00001.html"]
+
+
 def test_a_run_without_episodes_has_a_report(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path / "empty", manifest={}, config={}, config_hash="0")
     assert "no episodes yet" in Page(write_report(run).read_text()).text

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
 from hpc.config.annotators import SlackConfig
+from hpc.router.annotators import slack_allow
 from hpc.router.annotators.slack_allow import RETRY_SECONDS, AllowList, Undecided
-from hpc.router.annotators.slack_posts import message_of, thread_reference
-from hpc.router.annotators.slack_replies import Replies
+from hpc.router.annotators.slack_catch_up import keep_catching_up
+from hpc.router.annotators.slack_references import edit_key, message_of, reference
 from hpc.router.annotators.slack_web import Lane, Unsure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "scripts"))
@@ -34,9 +34,11 @@ class Group:
     def __init__(self, members: frozenset[str] | None) -> None:
         self.members = members
         self.reads = 0
+        self.was_read = asyncio.Event()
 
     async def __call__(self, usergroup: str) -> frozenset[str]:
         self.reads += 1
+        self.was_read.set()
         if self.members is None:
             raise Unsure("no answer")
         return self.members
@@ -87,6 +89,28 @@ async def test_a_group_that_cannot_be_read_makes_nobody_an_annotator() -> None:
     assert await allow.allows("U0BOB")
 
 
+async def test_members_are_known_before_they_are_needed() -> None:
+    clock, group = Clock(), Group(frozenset({"U0BOB"}))
+    allow = AllowList(SlackConfig(usergroup="S0X", usergroup_seconds=300), group, clock=clock)
+    fresh = asyncio.create_task(allow.keep_fresh())
+    await group.was_read.wait()
+    assert await allow.allows("U0BOB")
+    assert group.reads == 1
+    fresh.cancel()
+
+
+async def test_a_slack_that_is_slow_to_tell_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slack_allow, "DECIDE_SECONDS", 0.01)
+
+    async def slow(_usergroup: str) -> frozenset[str]:
+        await asyncio.sleep(60)
+        return frozenset({"U0BOB"})
+
+    allow = AllowList(SlackConfig(usergroup="S0X"), slow)
+    with pytest.raises(Undecided):
+        await allow.allows("U0BOB")
+
+
 # ---- the pace
 
 
@@ -133,8 +157,8 @@ def test_our_pace_stays_within_the_servers() -> None:
 
 
 def test_references_name_messages() -> None:
-    assert message_of(thread_reference("C0ALERTS", "17.000001")) == ("C0ALERTS", "17.000001")
-    assert message_of("C0ALERTS:17.000001:18.000002") == ("C0ALERTS", "17.000001")
+    assert message_of(reference("C0ALERTS", "17.000001")) == ("C0ALERTS", "17.000001")
+    assert message_of(edit_key("C0ALERTS", "17.000001", "18.000002")) == ("C0ALERTS", "17.000001")
     for other in ("view:V012", "action:17.1:apollo_stop:U0:18.2", "cli:al-1", "demo-00001", "", "C0ALERTS:abc"):
         assert message_of(other) is None
 
@@ -142,18 +166,14 @@ def test_references_name_messages() -> None:
 # ---- ending
 
 
-class _NoThreads:
-    """A desk without threads."""
-
-    def open_threads(self) -> list[tuple[str, str]]:
-        return []
+async def _read_nothing() -> None:
+    return None
 
 
 @pytest.mark.parametrize("turns", range(6))
 async def test_catching_up_ends_when_cancelled_while_it_is_woken(turns: int) -> None:
-    replies = Replies(cast(Any, _NoThreads()), cast(Any, None), cast(Any, None), "U0APOLLO0")
     wake = asyncio.Event()
-    task = asyncio.create_task(replies.keep_catching_up(60, wake))
+    task = asyncio.create_task(keep_catching_up([_read_nothing], 60, wake))
     await asyncio.sleep(0.01)
     wake.set()
     for _ in range(turns):

@@ -59,6 +59,7 @@ def test_sheet_of_a_run_and_of_one_episode(capsys, tmp_path):
     assert json.loads(out) == sheet(TaskConfig(seed=9), "demo", 2, 1)
     rows = hpc(capsys, *arguments, "--episode", "demo-00001")[1].splitlines()
     assert [row.split("\t")[0] for row in rows] == sheet(TaskConfig(seed=9), "demo", 2, 1)["episodes"]["demo-00001"]
+    assert hpc(capsys, *arguments, "--episode", "1")[1].splitlines() == rows
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import resource
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hpc.core.errors import HpcError
-from hpc.wire.boxes import Inbox, Outbox
+from hpc.wire.boxes import GARBAGE, Inbox, Outbox
 from hpc.wire.codec import decode
 from hpc.wire.messages import Alert, Guidance
 
@@ -110,3 +112,73 @@ def test_a_full_disk_is_an_error_and_takes_nothing(tmp_path: Path) -> None:
         assert inbox.add(guidance(2), 3.0)
     with closing(Outbox(out)) as outbox:
         assert list(outbox.pending) == ["e-a1", "e-a2"]
+
+
+def test_files_stay_as_small_as_what_is_under_way(tmp_path: Path) -> None:
+    out, inn = tmp_path / "outbox.frames", tmp_path / "inbox.frames"
+    with closing(Outbox(out)) as outbox:
+        for number in range(200):
+            outbox.add(alert(number, "r" * 10_000))
+            outbox.settle(f"e-a{number - 2}")
+        assert out.stat().st_size < 3 * GARBAGE
+        assert list(outbox.pending) == ["e-a198", "e-a199"]
+    with closing(Outbox(out)) as outbox:
+        assert list(outbox.pending) == ["e-a198", "e-a199"]
+        outbox.add(alert(0))
+        assert len(outbox) == 2, "what was settled long ago is still known"
+    with closing(Inbox(inn)) as inbox:
+        for number in range(40):
+            inbox.add(guidance(number, "t" * 20_000), float(number))
+        done = {f"g{number}" for number in range(39)}
+        inbox.forget_texts(done)
+        assert inn.stat().st_size < GARBAGE
+        assert inbox.add(guidance(40), 9.0)
+    with closing(Inbox(inn)) as inbox:
+        assert [got.id for got, _ in inbox.received] == [f"g{number}" for number in range(41)]
+        assert [got.text for got, _ in inbox.received][38:] == ["", "t" * 20_000, "t"]
+        assert not inbox.add(guidance(3), 9.0)
+
+
+def test_a_file_that_cannot_be_written_anew_costs_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.frames"
+    with closing(Outbox(path)) as outbox:
+        for number in range(3):
+            outbox.add(alert(number, "r" * 100_000))
+        outbox.add(alert(3, "r" * 200_000))
+        (tmp_path / ".outbox.frames.rewrite").mkdir()  # as good as a full disk: the draft cannot be made
+        for number in range(3):
+            assert outbox.settle(f"e-a{number}")
+        assert list(outbox.pending) == ["e-a3"]
+        outbox.add(alert(4))
+    with closing(Outbox(path)) as outbox:
+        assert list(outbox.pending) == ["e-a3", "e-a4"]
+
+
+def test_a_kill_while_a_file_is_written_anew_leaves_one_of_the_two(tmp_path: Path) -> None:
+    """Each try kills a process that does nothing else; afterwards nothing is missing or back."""
+    context = multiprocessing.get_context("fork")
+    path = tmp_path / "outbox.frames"
+
+    def work(first: int) -> None:
+        with closing(Outbox(path)) as box:
+            for number in range(first, first + 1_000_000):
+                box.add(alert(number, "r" * 60_000))
+                box.settle(f"e-a{number - 1}")
+
+    newest = 0
+    for attempt in range(6):
+        child = context.Process(target=work, args=(newest,))
+        child.start()
+        deadline = time.monotonic() + 30
+        size = 0
+        while time.monotonic() < deadline:
+            before, size = size, path.stat().st_size if path.exists() else 0
+            if size < before:  # it has just been written anew
+                break
+        time.sleep(0.002 * attempt)
+        child.kill()
+        child.join()
+        with closing(Outbox(path)) as box:
+            assert 1 <= len(box) <= 2
+            newest = max(int(name.removeprefix("e-a")) for name in box.pending)
+            assert all(f"e-a{number}" in box for number in range(newest))

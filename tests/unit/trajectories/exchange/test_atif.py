@@ -139,8 +139,8 @@ def test_others_documents_become_steps_with_their_tokens() -> None:
     assert [each.observation.text for each in records if isinstance(each, Observed)] == ["x", "X", "seen"]
     assert [each.text for each in records if isinstance(each, GuidanceApplied)] == ["try y"]
     parts = [(each.shared_tokens, each.new_prompt_ids, each.token_ids) for each in taken]
-    assert replay_prompt(parts[:3]) == prompt
-    assert replay_prompt(parts) == [*prompt, *first, 7]
+    assert replay_prompt(reversed(parts[:3])) == prompt
+    assert replay_prompt(reversed(parts)) == [*prompt, *first, 7]
     assert parts[3][0] == 5  # stored as a difference
     assert taken[0].at == datetime.fromisoformat("2026-01-02T03:04:06+00:00").timestamp()
     assert isinstance(outcome, OutcomeReached)

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from hpc.rundir import RunDir
 from hpc.trajectories import codec, sealed
 from hpc.trajectories.exchange import swe_agent
+from hpc.trajectories.exchange.formats import WRITABLE
+from hpc.trajectories.exchange.importing import import_files
 from hpc.trajectories.exchange.source import sha256_of
 from hpc.trajectories.records import ActionTaken, OutcomeReached
 from tests.unit.trajectories.exchange.shared import SWE_AGENT
+from tests.unit.trajectories.exchange.support import back, changed, stored, there
 
 pytestmark = pytest.mark.shared_data
 FILES = sorted(SWE_AGENT.glob("*.traj"))
@@ -28,3 +32,19 @@ def test_every_swe_agent_file_can_be_stored(path: Path) -> None:
     assert isinstance(records[-1], OutcomeReached)
     assert records[-1].status == "finished"
     assert sealed.build([codec.decode(codec.encode(record)) for record in records])
+
+
+@pytest.mark.parametrize("name", WRITABLE)
+def test_real_trajectories_come_back_unchanged_from_every_format(name: str, tmp_path: Path) -> None:
+    first = import_files(FILES, tmp_path / "first")
+    assert (first.imported, first.failed) == (len(FILES), [])
+    run = RunDir(tmp_path / "first")
+    exported = there(run, name, tmp_path)
+    assert exported.lost == {}  # they have no token ids to lose
+    came, imported = back(name, tmp_path)
+    assert (imported.imported, imported.failed) == (len(FILES), [])
+    before, after = (
+        sorted(stored(each), key=lambda records: codec.encode(records[1])) for each in (run, came)
+    )  # ATIF files are named after episodes, so their order is another
+    for one, other in zip(before, after, strict=True):
+        assert changed(one, other) == set()

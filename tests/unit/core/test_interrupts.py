@@ -1,0 +1,40 @@
+"""Work that an interrupt must not tear in two."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from hpc.core.interrupts import deferred
+
+
+def test_an_interrupt_waits_for_the_end_of_the_block() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), deferred():
+        signal.raise_signal(signal.SIGINT)
+        done.append("whole")
+    assert done == ["whole"]
+    with pytest.raises(KeyboardInterrupt):  # and as ever afterwards
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_without_one_nothing_happens_and_errors_pass() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ValueError, match="own"), deferred():
+        raise ValueError("own")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_other_threads_have_nothing_to_defer() -> None:
+    done = []
+
+    def work() -> None:
+        with deferred():
+            done.append("whole")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == ["whole"]

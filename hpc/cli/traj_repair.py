@@ -35,20 +35,20 @@ def repair(
     """
     import msgspec
 
-    from hpc.core.errors import TrajectoryError
+    from hpc.core.errors import HpcError
     from hpc.trajectories.repair import repair as repair_episode
     from hpc.trajectories.repair import repair_file
 
     done: list[Repair] = []
     failed: list[dict[str, str]] = []
-    for target in targets:
-        found = find_trajectory(target, runs_root)
+    places = [find_trajectory(target, runs_root) for target in targets]
+    for target, found in zip(targets, places, strict=True):
         try:
             if isinstance(found, tuple):
                 done.append(repair_episode(*found, end=end, dry_run=dry_run))
             else:
                 done.append(repair_file(found, end=end, dry_run=dry_run))
-        except TrajectoryError as error:
+        except HpcError as error:
             failed.append({"target": target, "error": error.message})
             if not as_json:
                 click.echo(f"error: {error.message}\n  fix: {error.hint}", err=True)

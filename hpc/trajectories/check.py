@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from hpc.core.errors import TrajectoryError, TrajectoryIncomplete
+from hpc.core.errors import TrajectoryError, TrajectoryIncomplete, TrajectoryLayoutError
 from hpc.trajectories.log import read_log, require_records
 from hpc.trajectories.order import RecordOrder
 from hpc.trajectories.reader import is_hdf5
@@ -84,13 +84,14 @@ def _check_log(path: Path) -> Report:
 
 
 def _check_sealed(path: Path) -> Report:
+    proven, touched = False, ""
     try:
-        require_untouched(path)
+        proven = require_untouched(path)
     except TrajectoryIncomplete as error:
         touched = _detail(error, path)
-    else:
-        touched = ""
-    found = read_here(path) if not touched else salvage(path)  # HDF5 may crash on what was changed
+    found = read_here(path) if proven else salvage(path)  # HDF5 may crash on what was changed
+    if found.view:
+        raise TrajectoryLayoutError(f"{path} is a live view", "check its episode as RUN/INDEX")
     records = [record for _, record in found.records()]
     findings = [Finding("bytes", problem) for problem in found.problems]
     # with records missing the order cannot be told from what is left
@@ -98,6 +99,8 @@ def _check_sealed(path: Path) -> Report:
     if touched:
         findings.append(Finding("bytes", touched))
     notes = [] if findings or _has_outcome(records) else ["no outcome"]
+    if not proven and not findings:
+        notes.append("no checksums of the whole file behind it; each row matches its own")
     return _report(path, "sealed", records, findings, notes)
 
 

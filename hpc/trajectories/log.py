@@ -60,7 +60,7 @@ def parse_log(data: bytes) -> LogContents:
         tail=len(tail),
         lost=lost,
         damage=f"the frame at byte {size} is unreadable, {lost} whole records follow it" if lost else "",
-        torn=_is_torn(tail),
+        torn=is_torn(tail),
     )
 
 
@@ -126,7 +126,7 @@ def check_hint(path: Path) -> str:
     return f"`hpc traj check {path}` says what is whole, `hpc traj repair` saves it"
 
 
-def _is_torn(tail: bytes) -> bool:
+def is_torn(tail: bytes) -> bool:
     """Whether ``tail`` is a frame of a record that was cut short (a bad checksum is something else)."""
     if len(tail) < _FRAME.size:
         return bool(tail)
@@ -155,9 +155,10 @@ def frames_between(data: bytes, start: int, end: int) -> int | None:
     """How many frames, by their lengths alone, fill ``data`` from start to end; None if none do."""
     count = 0
     while start < end:
-        if start + _FRAME.size > end:
+        length = _FRAME.unpack_from(data, start)[0] if start + _FRAME.size <= end else 0
+        if not length:
             return None
-        start += _FRAME.size + _FRAME.unpack_from(data, start)[0]
+        start += _FRAME.size + length
         count += 1
     return count if start == end else None
 

@@ -8,9 +8,9 @@ import msgspec
 
 from hpc.core.errors import TrajectoryIncomplete
 from hpc.trajectories.codec import decode, to_json
-from hpc.trajectories.log import LogContents, frames_between, parse_log, payload_of, whole_behind
+from hpc.trajectories.log import LogContents, frames_between, is_torn, parse_log, payload_of, whole_behind
 from hpc.trajectories.order import RecordOrder
-from hpc.trajectories.records import Record
+from hpc.trajectories.records import OutcomeReached, Record
 from hpc.trajectories.salvage import salvage
 
 
@@ -18,12 +18,14 @@ class Recovered(msgspec.Struct, kw_only=True):
     """What the files of an episode hold together.
 
     ``records`` are an unbroken beginning of the trajectory, ``behind`` the whole records after the
-    first gap, which no trajectory can hold; ``problems`` says what is damaged.
+    first gap, which no trajectory can hold; ``problems`` says what is damaged. ``complete``: there is
+    nothing else that may have been lost.
     """
 
     records: list[Record]
     behind: list[Record]
     problems: list[str]
+    complete: bool
 
 
 def recover(sealed: Path | None, log: Path | None, views: list[Path]) -> Recovered:
@@ -41,6 +43,7 @@ def recover(sealed: Path | None, log: Path | None, views: list[Path]) -> Recover
         if path == sealed:
             problems += found.problems
     unplaced: list[Record] = []
+    total: int | None = None
     if log is not None and log.exists():
         try:
             data = log.read_bytes()
@@ -49,8 +52,8 @@ def recover(sealed: Path | None, log: Path | None, views: list[Path]) -> Recover
         contents = parse_log(data)
         problems += log_problems(contents)
         placed |= dict(enumerate(contents.records))
-        unplaced = _place_behind(data, contents, placed)
-    return _in_order(placed, unplaced, problems)
+        unplaced, total = _place_behind(data, contents, placed)
+    return _in_order(placed, unplaced, problems, total)
 
 
 def log_problems(contents: LogContents) -> list[str]:
@@ -62,13 +65,19 @@ def log_problems(contents: LogContents) -> list[str]:
     return []
 
 
-def _place_behind(data: bytes, contents: LogContents, placed: dict[int, Record]) -> list[Record]:
-    """Find the places of whole records behind damage; returns those whose place cannot be told."""
+def _place_behind(data: bytes, contents: LogContents, placed: dict[int, Record]) -> tuple[list[Record], int | None]:
+    """Find the places of whole records behind damage.
+
+    Returns those whose place cannot be told, and how many records the log ever held, if that can be told.
+    """
     tail = data[contents.size :]
     place: int | None = len(contents.records)
     end, unplaced = 0, []
     for span in whole_behind(tail):
-        record = decode(payload_of(tail, span))
+        try:
+            record = decode(payload_of(tail, span))
+        except ValueError:  # whole, but nothing that this version knows: one of those between
+            continue
         missing = frames_between(tail, end, span[0])
         end = span[1]
         place = place + missing if place is not None and missing is not None else _find(record, placed)
@@ -77,7 +86,11 @@ def _place_behind(data: bytes, contents: LogContents, placed: dict[int, Record])
             continue
         placed[place] = record
         place += 1
-    return unplaced
+    rest = tail[end:]
+    if not rest or is_torn(rest) or not any(rest):  # the end as every crash may leave it
+        return unplaced, place
+    missing = frames_between(rest, 0, len(rest))
+    return unplaced, place + missing if place is not None and missing is not None else None
 
 
 def _find(record: Record, placed: dict[int, Record]) -> int | None:
@@ -85,11 +98,13 @@ def _find(record: Record, placed: dict[int, Record]) -> int | None:
     return next((place for place, other in placed.items() if to_json(other) == wanted), None)
 
 
-def _in_order(placed: dict[int, Record], unplaced: list[Record], problems: list[str]) -> Recovered:
+def _in_order(placed: dict[int, Record], unplaced: list[Record], problems: list[str], total: int | None) -> Recovered:
     order = RecordOrder()
     records: list[Record] = []
     while (record := placed.get(len(records))) is not None and not order.problem(record):
         order.take(record)
         records.append(record)
-    behind = [placed[place] for place in sorted(placed) if place >= len(records)]
-    return Recovered(records=records, behind=[*behind, *unplaced], problems=problems)
+    behind = [*(placed[place] for place in sorted(placed) if place >= len(records)), *unplaced]
+    ended = bool(records) and isinstance(records[-1], OutcomeReached)
+    complete = ended or (not behind and total is not None and len(records) >= total)
+    return Recovered(records=records, behind=behind, problems=problems, complete=complete)

@@ -20,15 +20,14 @@ from typing import Literal
 import msgspec
 
 from hpc.core import files
-from hpc.core.errors import HpcError, TrajectoryIncomplete, UsageError
+from hpc.core.errors import HpcError, TrajectoryError, TrajectoryIncomplete, UsageError
 from hpc.rundir import RunDir
 from hpc.trajectories.codec import encode, to_json
 from hpc.trajectories.live import views_in
-from hpc.trajectories.log import read_log
+from hpc.trajectories.log import read_log, require_version
 from hpc.trajectories.records import ActionTaken, EpisodeHeader, Observed, OutcomeReached, Record
 from hpc.trajectories.recover import Recovered, log_problems, recover
-from hpc.trajectories.sealed import build
-from hpc.trajectories.trailer import trailer_problem
+from hpc.trajectories.sealed import StoredFile, build, require_untouched
 from hpc.trajectories.writer import TrajectoryWriter
 
 
@@ -77,6 +76,7 @@ def repair(run: RunDir, index: int, *, end: bool = False, dry_run: bool = False)
 
     Raises:
         TrajectoryIncomplete: there is no trajectory, or its header is lost.
+        TrajectoryLayoutError: it is not a trajectory, or one of a newer format.
         HpcError: a process is writing it, or the disk refuses.
     """
     sealed, log = run.trajectory(index), run.log(index)
@@ -87,7 +87,7 @@ def repair(run: RunDir, index: int, *, end: bool = False, dry_run: bool = False)
     with _locked(log):
         contents = read_log(log)
         damage = log_problems(contents)
-        found = Recovered(records=contents.records, behind=[], problems=[])
+        found = Recovered(records=contents.records, behind=[], problems=[], complete=True)
         if damage:
             found = recover(None, log, views_in(run.episode(index)))
         done = _report(log, found, "repaired" if damage else "whole", dry_run=dry_run)
@@ -96,24 +96,30 @@ def repair(run: RunDir, index: int, *, end: bool = False, dry_run: bool = False)
             done.aside = _put_aside(log, found.behind)
             files.write_bytes(log, b"".join(_frame(encode(record)) for record in found.records))
     ended = bool(found.records) and isinstance(found.records[-1], OutcomeReached)
-    if (ended or (end and found.records)) and not dry_run:
+    seals = ended or (end and bool(found.records))
+    if seals and not dry_run:
         with TrajectoryWriter.open(run, index) as writer:
             if not ended:
                 writer.append(_broken_off(found.records, "ended by repair"))
             done.path = str(writer.seal())
             done.records = len(writer.records)
-    if (ended or end) and done.state == "whole":
+    if seals and done.state == "whole":
         done.state = "sealed"
     return done
 
 
 def _repair_sealed(path: Path, log: Path | None, views: list[Path], *, dry_run: bool) -> Repair:
     with _locked(path):
-        problem = trailer_problem(path)
-        if not problem:
-            return Repair(path=str(path), state="whole", dry_run=dry_run)
+        problem = ""
+        try:
+            if require_untouched(path):
+                return _whole(path, dry_run=dry_run)
+        except TrajectoryError as error:  # also one of which too little is left to be recognised
+            problem = error.message.removeprefix(f"{path} is damaged: ")
         found = recover(path, log, views)
-        found.problems = found.problems or [problem]
+        found.problems = found.problems or ([problem] if problem else [])
+        if not found.problems:  # without checksums behind it, but every row is whole
+            return _report(path, found, "whole", dry_run=dry_run)
         done = _report(path, found, "repaired", dry_run=dry_run)
         if dry_run:
             return done
@@ -129,16 +135,24 @@ def _repair_sealed(path: Path, log: Path | None, views: list[Path], *, dry_run: 
     return done
 
 
+def _whole(path: Path, *, dry_run: bool) -> Repair:
+    with StoredFile.open(path) as file:
+        steps, records = len(file.table("steps")), len(file.places())
+    return Repair(path=str(path), state="whole", steps=steps, records=records, dry_run=dry_run)
+
+
 def _report(path: Path, found: Recovered, state: Literal["whole", "repaired"], *, dry_run: bool) -> Repair:
     if state == "repaired" and not (found.records and isinstance(found.records[0], EpisodeHeader)):
         raise TrajectoryIncomplete(
             f"{path} cannot be repaired: its header is lost ({'; '.join(found.problems)[:200]})",
             "restore it from a copy",
         )
+    if found.records and isinstance(found.records[0], EpisodeHeader):
+        require_version(path, found.records[0].format_version)
     lost = []
-    if found.problems and not (found.records and isinstance(found.records[-1], OutcomeReached)):
+    if found.problems and not found.complete:
         last = _steps(found.records)
-        lost.append(f"what followed step {last}, or its end")
+        lost.append(f"what followed step {last}")
         if found.behind:
             lost[-1] += f" ({len(found.behind)} whole records behind the gap are kept as JSON)"
     return Repair(

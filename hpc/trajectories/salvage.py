@@ -23,7 +23,7 @@ from hpc.trajectories.codec import decode, encode
 from hpc.trajectories.records import Record
 from hpc.trajectories.sealed import RECORD_TABLES, StoredFile
 
-TIMEOUT_SECONDS = 300.0
+TIMEOUT_SECONDS = 30.0  # and a second more for each 10 MB
 _LENGTH = struct.Struct("<Q")
 
 
@@ -50,13 +50,13 @@ def salvage(path: Path) -> Salvaged:
             return _ask(path)
         except (OSError, EOFError, struct.error, msgspec.MsgspecError):
             code = _stop()
-            return Salvaged(problems=[f"HDF5 cannot read it: its process ended with {code}"])
+            return Salvaged(problems=[f"HDF5 cannot read it: the process that tried ended with {code}"])
 
 
 def _ask(path: Path) -> Salvaged:
     worker = _start()
     assert worker.stdin is not None and worker.stdout is not None
-    timer = threading.Timer(TIMEOUT_SECONDS, worker.kill)
+    timer = threading.Timer(TIMEOUT_SECONDS + path.stat().st_size / 1e7, worker.kill)
     timer.start()
     try:
         worker.stdin.write(os.fsencode(path.absolute()).hex().encode() + b"\n")
@@ -110,7 +110,7 @@ def read_here(path: Path) -> Salvaged:
     """`salvage` in this process, which HDF5 may crash."""
     found = Salvaged()
     try:
-        file = StoredFile.open_unverified(path)
+        file = StoredFile.open_damaged(path)
     except TrajectoryError as error:
         return Salvaged(problems=[_detail(error, path)])
     with file:

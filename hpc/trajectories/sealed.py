@@ -2,7 +2,7 @@
 
 Every chunk carries a checksum (fletcher32), HDF5's own metadata too, and every row a CRC over itself
 and its texts, tokens and log-probabilities: a changed bit is an error, never a wrong value. HDF5 is
-shown only files that match the checksums behind it (`hpc.trajectories.trailer`).
+shown only what matches the checksums behind it (`hpc.trajectories.trailer`), where a file has them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,16 @@ from hpc.trajectories.layout import (
 )
 from hpc.trajectories.log import check_hint, require_version
 from hpc.trajectories.records import ActionTaken, EpisodeHeader, Observed, OutcomeReached, Record
-from hpc.trajectories.trailer import MAGIC, contains, trailer_problem, with_trailer
+from hpc.trajectories.trailer import (
+    MAGIC,
+    CutOffError,
+    Extent,
+    Image,
+    contains,
+    extent_of,
+    probable_extent,
+    with_trailer,
+)
 
 LIBVER = ("v110", "v110")  # metadata with checksums; readable by HDF5 1.10 and later
 CHUNK_BYTES = 1 << 20
@@ -112,22 +121,44 @@ def _compression() -> dict[str, Any]:
     return dict(hdf5plugin.Zstd(clevel=ZSTD_LEVEL))
 
 
-def require_untouched(path: Path) -> None:
-    """Accept an HDF5 file only as it was sealed, byte by byte.
+def require_untouched(path: Path) -> bool:
+    """Compare every byte of a sealed file with the checksums behind it.
+
+    Returns:
+        Whether it has any; a file without (of an earlier version) has its true length.
 
     Raises:
         TrajectoryLayoutError: it never was a sealed trajectory.
         TrajectoryIncomplete: damaged.
     """
+    extent = _extent(path)
+    with guarded(path, "file"), Image(path, extent) as image:
+        if extent.sums is not None:
+            image.verify()
+    return extent.sums is not None
+
+
+def _extent(path: Path) -> Extent:
     with guarded(path, "file"):
-        problem = trailer_problem(path)
-        ours = not problem or contains(path, FORMAT.encode(), MAGIC)
+        try:
+            return extent_of(path)
+        except ValueError as error:
+            problem, cut_off = str(error), isinstance(error, CutOffError)
+        ours = cut_off or contains(path, FORMAT.encode(), MAGIC)
     if not ours:
         raise TrajectoryLayoutError(f"{path} is an HDF5 file but not a trajectory", "name another file")
-    if problem and path.name.removeprefix(".").startswith("live-"):
+    if _is_view(path):
         raise TrajectoryLayoutError(f"{path} is a live view", "name its episode as RUN/INDEX")
-    if problem:
-        raise TrajectoryIncomplete(f"{path} is damaged: {problem}", check_hint(path))
+    raise TrajectoryIncomplete(f"{path} is damaged: {problem}", check_hint(path))
+
+
+def _is_view(path: Path) -> bool:
+    return path.name.removeprefix(".").startswith("live-")
+
+
+def _register_zstd() -> None:
+    with contextlib.suppress(ImportError):
+        import hdf5plugin  # noqa: F401  registers the filter
 
 
 @contextlib.contextmanager
@@ -148,9 +179,10 @@ class StoredFile:
         TrajectoryIncomplete: a piece is damaged or missing.
     """
 
-    def __init__(self, path: Path, file: Any) -> None:
+    def __init__(self, path: Path, file: Any, image: Image | None = None) -> None:
         self.path = path
         self._file = file
+        self._image = image
         self._tables: dict[str, NDArray[Any]] = {}
         self._datasets: dict[str, Any] = {}
         with guarded(path, "attributes"):
@@ -160,41 +192,61 @@ class StoredFile:
 
     @classmethod
     def open(cls, path: Path) -> StoredFile:
-        """Open a sealed file (its signature has been looked at) once all its bytes match their checksums.
+        """Open a sealed file (its signature has been looked at), of which HDF5 sees what matches its checksums.
 
         Raises:
             TrajectoryLayoutError: HDF5, but not a sealed trajectory, or of a newer format.
             TrajectoryIncomplete: damaged.
         """
-        require_untouched(path)
-        return cls.open_unverified(path)
+        return cls._open_image(path, _extent(path))
 
     @classmethod
-    def open_unverified(cls, path: Path) -> StoredFile:
-        """Open a sealed file or a live view that may be damaged: HDF5 may crash this process.
+    def open_damaged(cls, path: Path) -> StoredFile:
+        """Open a sealed file or a live view in whatever state it is: HDF5 may crash this process.
 
         Raises:
             TrajectoryLayoutError: HDF5, but not a trajectory, or of a newer format.
-            TrajectoryIncomplete: damaged.
+            TrajectoryIncomplete: nothing of it can be read.
         """
-        with contextlib.suppress(ImportError):
-            import hdf5plugin  # noqa: F401  registers the zstd filter
+        if not _is_view(path):
+            with guarded(path, "file"):
+                extent = probable_extent(path)
+            return cls._open_image(path, extent)
+        _register_zstd()
         with guarded(path, "file"):
             try:
-                file = h5py.File(path, "r", locking=False, rdcc_nbytes=CACHE_BYTES)
-            except OSError:  # a view that a crash left open; of other files HDF5 would wait for a writer
-                if not path.name.removeprefix(".").startswith("live-"):
-                    raise
-                file = h5py.File(path, "r", swmr=True, locking=False, rdcc_nbytes=CACHE_BYTES)
+                file = h5py.File(path, "r", locking=False)
+            except OSError:  # a crash left it open for writing
+                file = h5py.File(path, "r", swmr=True, locking=False)
+        return cls._over(path, file)
+
+    @classmethod
+    def _open_image(cls, path: Path, extent: Extent) -> StoredFile:
+        _register_zstd()
+        with guarded(path, "file"):
+            image = Image(path, extent)
+            try:
+                file = h5py.File(image, "r", rdcc_nbytes=CACHE_BYTES)
+            except BaseException:
+                image.close()
+                raise
+        return cls._over(path, file, image)
+
+    @classmethod
+    def _over(cls, path: Path, file: Any, image: Image | None = None) -> StoredFile:
         try:
-            return cls(path, file)
+            return cls(path, file, image)
         except BaseException:
             file.close()
+            if image is not None:
+                image.close()
             raise
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+        if self._image is not None:
+            self._image.close()
 
     def __enter__(self) -> StoredFile:
         return self

@@ -36,7 +36,8 @@ def processes_of(folder: Path) -> list[str]:
 def test_two_clusters_side_by_side_and_nothing_is_left_of_a_stopped_one(
     slurm_cluster: DevSlurm, tmp_path: Path
 ) -> None:
-    second = DevSlurm(tmp_path / "second", "nodes=2", "gpus=2", "grace=7", "max_array_size=77")
+    deep = tmp_path / ("a-folder-whose-path-is-too-long-for-the-sockets-of-its-steps-" + "x" * 40)
+    second = DevSlurm(deep / "second", "nodes=2", "gpus=2", "grace=7", "max_array_size=77")
     try:
         nodes = second.call("sinfo", "--noheader", "--Node", "--partition=main", "--format=%N %G").split()
         assert nodes == ["node0", "gpu:2", "node1", "gpu:2"]
@@ -56,7 +57,7 @@ def test_two_clusters_side_by_side_and_nothing_is_left_of_a_stopped_one(
         assert "runs in" in again.stderr
     finally:
         second.script("stop")
-    assert processes_of(tmp_path / "second") == []
+    assert processes_of(deep / "second") == []
     assert slurm_cluster.call("scontrol", "ping").count("UP") == 1
     second.script("stop")  # stopping what is stopped is no error
 

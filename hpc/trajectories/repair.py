@@ -92,8 +92,8 @@ def repair(run: RunDir, index: int, *, end: bool = False, dry_run: bool = False)
             found = recover(None, log, views_in(run.episode(index)))
         done = _report(log, found, "repaired" if damage else "whole", dry_run=dry_run)
         if damage and not dry_run:
-            done.kept = str(_keep(log))
-            done.aside = _put_aside(log, found.behind)
+            kept = _keep(log)
+            done.kept, done.aside = str(kept), _put_aside(kept, found.behind)
             files.write_bytes(log, b"".join(_frame(encode(record)) for record in found.records))
     ended = bool(found.records) and isinstance(found.records[-1], OutcomeReached)
     seals = ended or (end and bool(found.records))
@@ -129,7 +129,8 @@ def _repair_sealed(path: Path, log: Path | None, views: list[Path], *, dry_run: 
             was = f"; it had {ending.status} after {ending.steps} steps" if ending else ""
             records = [*records, _broken_off(records, f"repaired: what followed was lost to damage{was}")]
         image = build(records)
-        done.kept, done.aside = str(_keep(path)), _put_aside(path, found.behind)
+        kept = _keep(path)
+        done.kept, done.aside = str(kept), _put_aside(kept, found.behind)
         files.write_bytes(path, image)
         done.records = len(records)
     return done
@@ -191,10 +192,11 @@ def _frame(payload: bytes) -> bytes:
     return struct.pack("<II", len(payload), zlib.crc32(payload)) + payload
 
 
-def _put_aside(path: Path, records: list[Record]) -> str:
+def _put_aside(kept: Path, records: list[Record]) -> str:
+    """Write records that the new file cannot hold beside the damaged file that held them."""
     if not records:
         return ""
-    aside = path.with_name(f"{path.name}.salvaged.jsonl")
+    aside = kept.with_name(kept.name.replace(".damaged", ".salvaged") + ".jsonl")
     files.write_bytes(aside, b"".join(to_json(record) + b"\n" for record in records))
     return str(aside)
 

@@ -56,6 +56,7 @@ class Image(io.RawIOBase):
         self._extent = extent
         self._at = 0
         self._kept: dict[int, bytes] = {}
+        self._descriptor = -1
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def readable(self) -> bool:
@@ -124,7 +125,7 @@ class Image(io.RawIOBase):
 
     def close(self) -> None:
         """Close the file."""
-        if not self.closed:
+        if not self.closed and self._descriptor >= 0:
             os.close(self._descriptor)
         super().close()
 

@@ -90,6 +90,40 @@ def test_a_hole_that_nothing_fills_keeps_the_rest_aside(tmp_path: Path) -> None:
     assert [codec.from_json(line.encode()) for line in lines] == records[8:]
 
 
+def test_a_repair_that_died_is_repeated_and_a_second_damage_keeps_its_own_remains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, records = run_dir(tmp_path), episode(9)
+    ends = log_of(run, records)
+    changed = damage(run.log(0), ends[8] + 20)
+
+    class Died(BaseException):
+        pass
+
+    def die(path: Path, data: bytes) -> None:
+        raise Died
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hpc.trajectories.repair.files.write_bytes", die)
+        with pytest.raises(Died):
+            repair(run, 0)
+    assert run.log(0).read_bytes() == changed
+    first = repair(run, 0)
+    assert records_of(run) == records[:9]
+    damage(run.log(0), ends[4] + 20)
+    second = repair(run, 0)
+    assert records_of(run) == records[:5]
+    assert Path(first.kept).read_bytes() == changed
+    assert [len(Path(done.aside).read_text().splitlines()) for done in (first, second)] == [len(records) - 10, 3]
+    assert sorted(path.name for path in run.episode(0).iterdir()) == [
+        "log.frames",
+        "log.frames.damaged",
+        "log.frames.damaged-2",
+        "log.frames.salvaged-2.jsonl",
+        "log.frames.salvaged.jsonl",
+    ]
+
+
 def test_an_ended_log_is_sealed_and_an_abandoned_one_on_request(tmp_path: Path) -> None:
     run, records = run_dir(tmp_path), episode(5)
     log_of(run, records)

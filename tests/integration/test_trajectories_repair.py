@@ -35,6 +35,7 @@ def records_of(run: RunDir, index: int) -> list[Record]:
 
 
 @pytest.mark.parametrize("size", SIZES)
+@pytest.mark.timeout(120 + 2 * REPAIRS)
 def test_what_a_killed_writer_acknowledged_is_repaired_sealed_and_readable(tmp_path: Path, size: int) -> None:
     run, rng = run_dir(tmp_path), random.Random(size)
     for index in range(max(1, REPAIRS // len(SIZES))):

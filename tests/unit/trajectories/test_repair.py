@@ -202,6 +202,7 @@ def test_salvage_outlives_a_reader_that_dies(tmp_path: Path, monkeypatch: pytest
     assert [record for _, record in salvage(path).records()] == records
 
 
+@pytest.mark.timeout(120 + DAMAGES)
 def test_damaged_files_never_come_back_wrong(tmp_path: Path) -> None:
     path, records, rng = tmp_path / "t.h5", episode(8), random.Random(3)
     image = sealed.build(records)

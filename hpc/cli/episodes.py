@@ -164,12 +164,12 @@ def report(run_name: str | None, runs_root: Path) -> None:
     """
     from hpc.evaluation.report import Section, write_report
     from hpc.evaluation.words import duration
-    from hpc.router.annals import read_annals
+    from hpc.router.annals import last_annals
     from hpc.router.stats import summarize
     from hpc.router.stats_tables import tables
 
     run = find_run(run_name, runs_root)
-    annals = read_annals(run)
+    annals = last_annals(run)
     found = tables(summarize(annals), duration) if annals is not None else []
     sections = [Section(title=table.title, columns=table.columns, rows=table.rows) for table in found]
     click.echo(write_report(run, sections))

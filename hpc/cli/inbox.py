@@ -191,12 +191,12 @@ def stats(run_argument: str | None, run_name: str | None, runs_root: Path, as_js
     from hpc.cli.inbox_views import clock
     from hpc.core.errors import HpcError
     from hpc.evaluation.words import duration
-    from hpc.router.annals import read_annals
+    from hpc.router.annals import last_annals
     from hpc.router.stats import summarize
     from hpc.router.stats_tables import tables
 
     run = find_run(run_argument or run_name, runs_root)
-    annals = read_annals(run)
+    annals = last_annals(run)
     if annals is None:
         raise HpcError(
             f"no router has left figures of {run.name} yet", "the first come half a minute after its router starts"

@@ -8,6 +8,7 @@ held stays in it, even when the journal was compacted since.
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from hpc.core import files
 from hpc.core.errors import HpcError
 from hpc.router.stats import Annals
 from hpc.rundir import RunDir
+from hpc.wire import discovery
 
 FILE = "annotators.json"
 
@@ -45,6 +47,32 @@ def read_annals(run: RunDir) -> Annals | None:
         raise HpcError(
             f"{path} is damaged: {error}", "remove it; the router writes it anew from its journal"
         ) from error
+
+
+def last_annals(run: RunDir, *, patience: float = 5.0) -> Annals | None:
+    """`read_annals`; of a run that has just ended after its router has written the last word, for which
+    ``patience`` seconds are waited while that router lives.
+
+    Raises:
+        HpcError: the file is damaged.
+    """
+    deadline = time.monotonic() + patience
+    while _is_behind(run) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return read_annals(run)
+
+
+def _is_behind(run: RunDir) -> bool:
+    """Whether the run has ended since its living router last wrote."""
+    info = discovery.read(run)
+    if info is None or info.is_stale():
+        return False
+    try:
+        ended = run.done.stat().st_mtime_ns
+    except FileNotFoundError:
+        return False
+    path = annals_path(run)
+    return not path.exists() or path.stat().st_mtime_ns < ended
 
 
 class Bookmark(msgspec.Struct, kw_only=True):

@@ -402,6 +402,10 @@ class Router:
             elif over_since is None:
                 over_since = time.monotonic()
                 self._end_silent_episodes(0.0, run_over=True)
+                try:  # reports are made now
+                    self._write_annals()
+                except HpcError as error:  # a full disk; or superseded, which has set `_stop`
+                    log.error("%s", error)
                 log.info("the run is done; staying %g s for late replies", self._config.grace_seconds)
             else:
                 late = time.monotonic() - over_since - self._config.grace_seconds

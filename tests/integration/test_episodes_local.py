@@ -49,6 +49,8 @@ def test_alerts_are_answered_in_slack_and_applied(tmp_path: Path) -> None:
         assert "is over" in job.hpc("router", "start", "small", code=2)
         page = Path(job.hpc("episodes", "report", "small").strip())
         assert page.read_text().count("<svg") >= EPISODES
+        figures = json.loads(job.hpc("inbox", "stats", "small", "--json"))["total"]
+        assert figures["replies"] == figures["applied"] == len(replies)  # the last word, not one of a while ago
         assert json.loads(job.hpc("episodes", "status", "small", "--json"))["episodes"][0]["state"] == "finished"
 
 

@@ -11,6 +11,7 @@ from hpc.cli.output import emit_json, json_option, runs_option
 from hpc.cli.traj_exchange import export_command, import_command
 from hpc.cli.traj_find import find_trajectory
 from hpc.cli.traj_ls import ls, stats
+from hpc.cli.traj_repair import repair
 from hpc.cli.traj_show import show
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def traj(ctx: click.Context, runs_root: Path) -> None:
 traj.add_command(export_command)
 traj.add_command(import_command)
 traj.add_command(ls)
+traj.add_command(repair)
 traj.add_command(show)
 traj.add_command(stats)
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from hpc.core.errors import TrajectoryError
+from hpc.core.errors import TrajectoryError, TrajectoryIncomplete, TrajectoryLayoutError
 from hpc.trajectories.log import read_log, require_records
 from hpc.trajectories.order import RecordOrder
 from hpc.trajectories.reader import is_hdf5
@@ -20,7 +20,8 @@ from hpc.trajectories.records import (
     OutcomeReached,
     Record,
 )
-from hpc.trajectories.sealed import RECORD_TABLES, StoredFile
+from hpc.trajectories.salvage import read_here, salvage
+from hpc.trajectories.sealed import require_untouched
 
 State = Literal["whole", "damaged", "unreadable"]
 
@@ -83,63 +84,24 @@ def _check_log(path: Path) -> Report:
 
 
 def _check_sealed(path: Path) -> Report:
-    with StoredFile.open(path) as file:
-        if not file.is_sealed():
-            return Report(
-                path=str(path),
-                form="unknown",
-                state="unreadable",
-                findings=[Finding("unreadable", "a live view; check its episode as RUN/INDEX")],
-            )
-        records: list[Record] = []
-        findings: list[Finding] = []
-        for piece in _pieces(file):
-            if isinstance(piece, Finding):
-                findings.append(piece)
-            else:
-                records.append(piece)
-        if findings:  # order cannot be told from what is left
-            findings += _contents(records)
-        else:
-            findings = check_records(records)
-            try:
-                file.verify()
-            except TrajectoryError as error:
-                findings.insert(0, Finding("bytes", _detail(error, path)))
-    notes = [] if findings or _has_outcome(records) else ["no outcome"]
-    return _report(path, "sealed", records, findings, notes)
-
-
-def _pieces(file: StoredFile) -> Iterator[Record | Finding]:
-    """Every record that can be read, by order as far as that is known, and every one that cannot."""
-    placed: list[tuple[int, Record]] = []
-    for name in RECORD_TABLES:
-        try:
-            orders = file.table(name)["order"]
-        except TrajectoryError as error:
-            yield Finding("bytes", _detail(error, file.path))
-            continue
-        for row, order in enumerate(orders):
-            try:
-                placed.append((int(order), file.record(name, row)))
-            except TrajectoryError as error:
-                yield Finding("bytes", _detail(error, file.path))
+    proven, touched = False, ""
     try:
-        for row, at in enumerate(file.table("steps")):
-            try:
-                taken, observed = file.step(row)
-            except TrajectoryError as error:
-                yield Finding("bytes", _detail(error, file.path))
-                continue
-            placed.append((int(at["order"]), taken))
-            if observed is not None:
-                placed.append((int(at["observed_order"]), observed))
-        for row in range(len(file.table("evaluations"))):
-            file.evaluation_message(row)
-    except TrajectoryError as error:
-        yield Finding("bytes", _detail(error, file.path))
-    for _, record in sorted(placed, key=lambda pair: pair[0]):
-        yield record
+        proven = require_untouched(path)
+    except TrajectoryIncomplete as error:
+        touched = _detail(error, path)
+    found = read_here(path) if proven else salvage(path)  # HDF5 may crash on what was changed
+    if found.view:
+        raise TrajectoryLayoutError(f"{path} is a live view", "check its episode as RUN/INDEX")
+    records = [record for _, record in found.records()]
+    findings = [Finding("bytes", problem) for problem in found.problems]
+    # with records missing the order cannot be told from what is left
+    findings += _contents(records) if findings else check_records(records)
+    if touched:
+        findings.append(Finding("bytes", touched))
+    notes = [] if findings or _has_outcome(records) else ["no outcome"]
+    if not proven and not findings:
+        notes.append("no checksums of the whole file behind it; each row matches its own")
+    return _report(path, "sealed", records, findings, notes)
 
 
 def _report(

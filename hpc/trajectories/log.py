@@ -53,14 +53,14 @@ def parse_log(data: bytes) -> LogContents:
             return LogContents(records=records, size=size, tail=len(data) - size, damage=damage)
         size = end
     tail = data[size:]
-    lost = _whole_records(tail)
+    lost = len(whole_behind(tail))
     return LogContents(
         records=records,
         size=size,
         tail=len(tail),
         lost=lost,
         damage=f"the frame at byte {size} is unreadable, {lost} whole records follow it" if lost else "",
-        torn=_is_torn(tail),
+        torn=is_torn(tail),
     )
 
 
@@ -123,10 +123,10 @@ def require_version(path: Path, version: int) -> None:
 
 def check_hint(path: Path) -> str:
     """The fix of every damaged trajectory."""
-    return f"`hpc traj check {path}` says what is whole; restore the rest from a copy"
+    return f"`hpc traj check {path}` says what is whole, `hpc traj repair` saves it"
 
 
-def _is_torn(tail: bytes) -> bool:
+def is_torn(tail: bytes) -> bool:
     """Whether ``tail`` is a frame of a record that was cut short (a bad checksum is something else)."""
     if len(tail) < _FRAME.size:
         return bool(tail)
@@ -135,9 +135,10 @@ def _is_torn(tail: bytes) -> bool:
     return cut_short and (not start or start[0] in _MAP) and start[1:] == _SAMPLE_START[1 : len(start)]
 
 
-def _whole_records(tail: bytes) -> int:
-    """How many whole records lie behind an unreadable frame at the start of ``tail``."""
-    count = end = 0
+def whole_behind(tail: bytes) -> list[tuple[int, int]]:
+    """Where in ``tail`` whole frames of records lie behind an unreadable one at its start (start, end)."""
+    found: list[tuple[int, int]] = []
+    end = 0
     for match in _RECORD_START.finditer(tail, _FRAME.size + 1):
         start = match.start()
         if start < end + _FRAME.size:
@@ -145,6 +146,23 @@ def _whole_records(tail: bytes) -> int:
         length, checksum = _FRAME.unpack_from(tail, start - _FRAME.size)
         payload = tail[start : start + length]
         if length <= MAX_FRAME and len(payload) == length and zlib.crc32(payload) == checksum:
-            count += 1
             end = start + length
-    return count
+            found.append((start - _FRAME.size, end))
+    return found
+
+
+def frames_between(data: bytes, start: int, end: int) -> int | None:
+    """How many frames, by their lengths alone, fill ``data`` from start to end; None if none do."""
+    count = 0
+    while start < end:
+        length = _FRAME.unpack_from(data, start)[0] if start + _FRAME.size <= end else 0
+        if not length:
+            return None
+        start += _FRAME.size + length
+        count += 1
+    return count if start == end else None
+
+
+def payload_of(data: bytes, span: tuple[int, int]) -> bytes:
+    """The payload of a whole frame."""
+    return data[span[0] + _FRAME.size : span[1]]

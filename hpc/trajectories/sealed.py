@@ -1,7 +1,8 @@
 """The sealed file of a trajectory: building its bytes, and reading them with nothing taken on trust.
 
 Every chunk carries a checksum (fletcher32), HDF5's own metadata too, and every row a CRC over itself
-and its texts, tokens and log-probabilities: a changed bit is an error, never a wrong value.
+and its texts, tokens and log-probabilities: a changed bit is an error, never a wrong value. HDF5 is
+shown only what matches the checksums behind it (`hpc.trajectories.trailer`), where a file has them.
 """
 
 from __future__ import annotations
@@ -38,6 +39,16 @@ from hpc.trajectories.layout import (
 )
 from hpc.trajectories.log import check_hint, require_version
 from hpc.trajectories.records import ActionTaken, EpisodeHeader, Observed, OutcomeReached, Record
+from hpc.trajectories.trailer import (
+    MAGIC,
+    CutOffError,
+    Extent,
+    Image,
+    contains,
+    extent_of,
+    probable_extent,
+    with_trailer,
+)
 
 LIBVER = ("v110", "v110")  # metadata with checksums; readable by HDF5 1.10 and later
 CHUNK_BYTES = 1 << 20
@@ -70,7 +81,7 @@ def build(records: Sequence[Record]) -> bytes:
         back = StoredFile(Path("sealed"), file).records()
         if any(to_json(new) != to_json(old) for new, old in zip(back, records, strict=True)):
             raise ValueError("a record does not come back as it went in")
-    return image
+    return with_trailer(image)
 
 
 def write_attributes(file: Any, records: Sequence[Record]) -> None:
@@ -110,6 +121,46 @@ def _compression() -> dict[str, Any]:
     return dict(hdf5plugin.Zstd(clevel=ZSTD_LEVEL))
 
 
+def require_untouched(path: Path) -> bool:
+    """Compare every byte of a sealed file with the checksums behind it.
+
+    Returns:
+        Whether it has any; a file without (of an earlier version) has its true length.
+
+    Raises:
+        TrajectoryLayoutError: it never was a sealed trajectory.
+        TrajectoryIncomplete: damaged.
+    """
+    extent = _extent(path)
+    with guarded(path, "file"), Image(path, extent) as image:
+        if extent.sums is not None:
+            image.verify()
+    return extent.sums is not None
+
+
+def _extent(path: Path) -> Extent:
+    with guarded(path, "file"):
+        try:
+            return extent_of(path)
+        except ValueError as error:
+            problem, cut_off = str(error), isinstance(error, CutOffError)
+        ours = cut_off or contains(path, FORMAT.encode(), MAGIC)
+    if not ours:
+        raise TrajectoryLayoutError(f"{path} is an HDF5 file but not a trajectory", "name another file")
+    if _is_view(path):
+        raise TrajectoryLayoutError(f"{path} is a live view", "name its episode as RUN/INDEX")
+    raise TrajectoryIncomplete(f"{path} is damaged: {problem}", check_hint(path))
+
+
+def _is_view(path: Path) -> bool:
+    return path.name.removeprefix(".").startswith("live-")
+
+
+def _register_zstd() -> None:
+    with contextlib.suppress(ImportError):
+        import hdf5plugin  # noqa: F401  registers the filter
+
+
 @contextlib.contextmanager
 def guarded(path: Path, what: str) -> Iterator[None]:
     """Turn whatever HDF5 or a decoder raises into TrajectoryIncomplete for ``what`` of ``path``."""
@@ -128,9 +179,10 @@ class StoredFile:
         TrajectoryIncomplete: a piece is damaged or missing.
     """
 
-    def __init__(self, path: Path, file: Any) -> None:
+    def __init__(self, path: Path, file: Any, image: Image | None = None) -> None:
         self.path = path
         self._file = file
+        self._image = image
         self._tables: dict[str, NDArray[Any]] = {}
         self._datasets: dict[str, Any] = {}
         with guarded(path, "attributes"):
@@ -140,25 +192,61 @@ class StoredFile:
 
     @classmethod
     def open(cls, path: Path) -> StoredFile:
-        """Open a sealed file (its signature has been looked at).
+        """Open a sealed file (its signature has been looked at), of which HDF5 sees what matches its checksums.
+
+        Raises:
+            TrajectoryLayoutError: HDF5, but not a sealed trajectory, or of a newer format.
+            TrajectoryIncomplete: damaged.
+        """
+        return cls._open_image(path, _extent(path))
+
+    @classmethod
+    def open_damaged(cls, path: Path) -> StoredFile:
+        """Open a sealed file or a live view in whatever state it is: HDF5 may crash this process.
 
         Raises:
             TrajectoryLayoutError: HDF5, but not a trajectory, or of a newer format.
-            TrajectoryIncomplete: damaged.
+            TrajectoryIncomplete: nothing of it can be read.
         """
-        with contextlib.suppress(ImportError):
-            import hdf5plugin  # noqa: F401  registers the zstd filter
+        if not _is_view(path):
+            with guarded(path, "file"):
+                extent = probable_extent(path)
+            return cls._open_image(path, extent)
+        _register_zstd()
         with guarded(path, "file"):
-            file = h5py.File(path, "r", locking=False, rdcc_nbytes=CACHE_BYTES)
+            try:
+                file = h5py.File(path, "r", locking=False)
+            except OSError:  # a crash left it open for writing
+                file = h5py.File(path, "r", swmr=True, locking=False)
+        return cls._over(path, file)
+
+    @classmethod
+    def _open_image(cls, path: Path, extent: Extent) -> StoredFile:
+        _register_zstd()
+        with guarded(path, "file"):
+            image = Image(path, extent)
+            try:
+                file = h5py.File(image, "r", rdcc_nbytes=CACHE_BYTES)
+            except BaseException:
+                image.close()
+                raise
+        return cls._over(path, file, image)
+
+    @classmethod
+    def _over(cls, path: Path, file: Any, image: Image | None = None) -> StoredFile:
         try:
-            return cls(path, file)
+            return cls(path, file, image)
         except BaseException:
             file.close()
+            if image is not None:
+                image.close()
             raise
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+        if self._image is not None:
+            self._image.close()
 
     def __enter__(self) -> StoredFile:
         return self

@@ -17,6 +17,7 @@ from hpc.trajectories import codec, sealed
 from hpc.trajectories.check import check
 from hpc.trajectories.reader import Trajectory
 from hpc.trajectories.records import Record
+from hpc.trajectories.trailer import with_trailer
 from tests.unit.trajectories.samples import episode, header
 
 RECORDS = episode(12)
@@ -163,6 +164,7 @@ def test_a_newer_format_asks_for_an_upgrade(image: bytes, tmp_path: Path) -> Non
     path.write_bytes(image)
     with h5py.File(path, "r+") as file:
         file.attrs["format_version"] = 2
+    path.write_bytes(with_trailer(path.read_bytes()))
     with pytest.raises(TrajectoryLayoutError, match="format version 2"):
         Trajectory.open(path)
 

@@ -1,0 +1,1 @@
+"""Datasets: from labelled trajectories to examples with a proven loss mask."""

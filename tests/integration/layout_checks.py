@@ -100,7 +100,10 @@ def make_reference(root: Path, name: str) -> None:
     losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
     loss = (losses * mask).sum() / mask.sum()
     loss.backward()
-    gradients = {key: parameter.grad for key, parameter in model.named_parameters()}
+    gradients = {
+        key: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad  # of an expert nobody chose
+        for key, parameter in model.named_parameters()
+    }
     torch.save({"loss": loss.detach(), "logits": logits.detach(), "gradients": gradients}, root / f"{name}.pt")
 
 

@@ -13,6 +13,7 @@
       router/                the router's journal backup and its status
       episodes/<index>/      log.frames, workspace/, outbox.frames, inbox.frames, task.json, result.json
       trajectories/<index>.h5, index.json
+      labels/<index>.jsonl   verdicts on actions, only ever added to
       logs/  report/
       done.json              written when every episode has ended or the run was cancelled
 """
@@ -146,6 +147,10 @@ class RunDir:
 
     def trajectory(self, index: int) -> Path:
         return self.root / "trajectories" / f"{index:05d}.h5"
+
+    def labels(self, index: int) -> Path:
+        """Verdicts on the actions of an episode (`hpc.trajectories.labels`)."""
+        return self.root / "labels" / f"{index:05d}.jsonl"
 
     @property
     def trajectory_index(self) -> Path:

@@ -17,6 +17,7 @@ NOUNS: dict[str, tuple[str, str]] = {
     "drift": ("hpc.cli.drift:drift", "Measure drift detectors on stored trajectories; choose their limits."),
     "episodes": ("hpc.cli.episodes:episodes", "Submit agent episodes and follow them."),
     "inbox": ("hpc.cli.inbox:inbox", "Read alerts and answer them from this terminal."),
+    "label": ("hpc.cli.label:label", "Label actions by rules, a judge and people; compare the labellers."),
     "router": ("hpc.cli.router:router", "Start, watch and stop a run's guidance router."),
     "run": ("hpc.cli.run:run", "List, watch, cancel and clean runs."),
     "server": ("hpc.cli.server:server", "Launch vLLM servers and watch them."),

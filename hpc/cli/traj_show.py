@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -17,6 +17,7 @@ from hpc.cli.traj_find import EVERYTHING, find_trajectory, range_of
 
 if TYPE_CHECKING:
     from hpc.cli.traj_text import Printer
+    from hpc.evaluation.rows import Label
     from hpc.rundir import RunDir
     from hpc.trajectories.reader import Trajectory
     from hpc.trajectories.records import Record
@@ -283,5 +284,23 @@ def _write_page(found: Path | tuple[RunDir, int], out: Path | None) -> Path:
         if out is None and isinstance(found, tuple):
             out = found[0].trajectory_page(found[1])
         target = out if out is not None else Path(f"{trajectory.path.stem}.html")
-        files.write_text(target, render_page(trajectory))
+        files.write_text(target, render_page(trajectory, labels=_labels(trajectory.path)))
     return target
+
+
+def _labels(path: Path) -> list[Label]:
+    """What the page shows of the labels that count."""
+    from hpc.evaluation.rows import Label
+    from hpc.trajectories.labels import labels_path, read_labels
+
+    tones: dict[str, Literal["good", "bad", "neutral"]] = {"optimal": "good", "suboptimal": "bad"}
+    return [
+        Label(
+            step=label.step,
+            verdict=label.verdict.replace("suboptimal", "sub-optimal"),
+            reason=label.reason,
+            by=f"{label.rule} v{label.rule_version}" if label.author_kind == "rule" else label.author,
+            tone=tones.get(label.verdict, "neutral"),
+        )
+        for label in read_labels(labels_path(path)).current()
+    ]

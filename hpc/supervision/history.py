@@ -1,0 +1,60 @@
+"""What rules look at: a whole trajectory's steps, the help that came, and what was abandoned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from hpc.trajectories.records import AlertRaised, GuidanceApplied, Record, StepView
+from hpc.trajectories.stepview import views_of
+
+EDITS = frozenset({"edit_file", "create_file", "edit", "create", "insert", "str_replace", "write_file", "append"})
+READS = frozenset(
+    {"open_file", "file_goto_line", "file_scroll_up", "file_scroll_down", "search_file", "search_dir", "find_file",
+     "list_files", "get_file_info", "open", "goto", "scroll_up", "scroll_down", "view", "cat", "read_file"}
+)  # fmt: skip
+COMMANDS = frozenset({"run_command", "input_in_session", "bash", "execute", "run"})
+EVALUATIONS = frozenset({"eval", "submit"})
+OPENS, CLOSES = frozenset({"create_session"}), frozenset({"close_session", "close_all_sessions"})
+_PATHS = ("path", "file_path", "file", "filename", "file_name")
+
+
+class Past(msgspec.Struct, frozen=True):
+    """A finished or running episode as rules see it. ``abandoned``: numbers of steps on a branch that was
+    left later."""
+
+    steps: list[StepView]
+    guidance: list[GuidanceApplied]
+    alerts: list[AlertRaised]
+    abandoned: frozenset[int] = frozenset()
+
+
+def past_of(records: Iterable[Record]) -> Past:
+    """The past of a trajectory."""
+    records = list(records)
+    return Past(
+        steps=views_of(records),
+        guidance=[record for record in records if isinstance(record, GuidanceApplied)],
+        alerts=[record for record in records if isinstance(record, AlertRaised)],
+    )
+
+
+def arguments_of(step: StepView) -> dict[str, Any]:
+    """The arguments of a step's action; empty where they are none."""
+    try:
+        value = json.loads(step.arguments)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def path_of(step: StepView) -> str:
+    """The file that an action names, empty where it names none."""
+    arguments = arguments_of(step)
+    for name in _PATHS:
+        if isinstance(arguments.get(name), str):
+            return str(arguments[name]).removeprefix("/workspace/").removeprefix("./")
+    return ""

@@ -75,7 +75,8 @@ def test_looks_fine_becomes_a_label_of_the_annotator(run: RunDir) -> None:
         "detector": raised.detector,
         "priority": "drift",
     }
-    fact |= {"priority": "drift", "step": 11, "score": 0.9, "sent_at": 1.0, "state": "false_alarm", "closed_by": "bob", "closed_at": 5.0}
+    fact |= {"priority": "drift", "step": 11, "score": 0.9, "sent_at": 1.0}
+    fact |= {"state": "false_alarm", "closed_by": "bob", "closed_at": 5.0}
     files.write_json(annals_path(run), {"run": "demo", "since": 0.0, "until": 9.0, "alerts": [fact], "replies": []})
     assert json.loads(hpc(run, "run", "demo/1", "--json"))[0]["by_people"] == len(set(raised.evidence) or {11})
     assert json.loads(hpc(run, "run", "demo/1", "--json"))[0]["by_people"] == 0

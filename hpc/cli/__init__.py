@@ -13,6 +13,7 @@ from hpc.core.errors import HpcError
 
 NOUNS: dict[str, tuple[str, str]] = {
     "config": ("hpc.cli.config:config", "Show and list configurations."),
+    "dataset": ("hpc.cli.dataset:dataset", "Build datasets from trajectories; prove what is trained."),
     "doctor": ("hpc.cli.doctor:doctor", "Check this machine and cluster; say how to mend what is wrong."),
     "drift": ("hpc.cli.drift:drift", "Measure drift detectors on stored trajectories; choose their limits."),
     "episodes": ("hpc.cli.episodes:episodes", "Submit agent episodes and follow them."),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from hpc.core.errors import DatasetError
 from hpc.datasets.template import Template
 from hpc.examples import MANIFEST, Dataset, Example, Manifest
+from hpc.trajectories.turns import real_user
 
 MAX_FAULTS = 100
 """So many are listed; the rest is counted."""
@@ -137,8 +138,14 @@ def _faults(
     if isinstance(steps, list) and len(steps) != len(spans):
         yield Fault("spans", example.id, f"{len(spans)} trained spans for {len(steps)} trained steps")
     options = manifest.about.get("dataset", {})
-    if options.get("guidance") == "drop" and "<real_user>" in template.decode(tokens.tolist()):
+    if options.get("guidance") == "drop" and _guided(template) in template.decode(tokens.tolist()):
         yield Fault("guidance", example.id, "guidance is in a context from which it was to be dropped")
+
+
+def _guided(template: Template) -> str:
+    """How every turn of guidance begins."""
+    _, written = template.user_turn(real_user("\0"))
+    return written.partition("\0")[0]
 
 
 def sample(example: Example, template: Template, *, limit: int = 4000) -> Any:

@@ -48,7 +48,10 @@ def played(
         rewrite_at: at this step the context before was replaced by a summary.
         cut_off_at: this step's answer was cut off by a limit.
     """
-    opening = [{"role": "system", "content": "You run a laboratory."}, {"role": "user", "content": f"task {task}"}]
+    opening = [
+        {"role": "system", "content": "You run a laboratory. Follow <real_user>."},
+        {"role": "user", "content": f"task {task}"},
+    ]
     header = EpisodeHeader(
         episode_id=f"run-{index:05d}", run="run", index=index, task_id=task, task_family="minilab", split="train",
         seed=index, config_hash="0" * 16, created_at=1.0, messages=opening,

@@ -26,6 +26,7 @@ KINDS: dict[str, str] = {
     "episodes": "hpc.config.episodes:EpisodesConfig",
     "server": "hpc.config.server:ServerRunConfig",
     "router": "hpc.config.router:RouterRunConfig",
+    "train": "hpc.config.train:TrainRunConfig",
 }
 """Job kind -> the struct that its composed configuration must fit. The root file is ``KIND.yaml``."""
 

@@ -15,6 +15,7 @@ from hpc.core.errors import HpcError
 from hpc.router.annotators.console import ConsoleFrontend
 from hpc.router.desk import Frontend
 from hpc.router.service import Router
+from hpc.router.standbys import Presence
 from hpc.router.succession import wait_turn
 from hpc.rundir import RunDir
 from hpc.slurm import REQUEUE, Allocation, is_settled, jobs_of, states
@@ -56,7 +57,14 @@ class RouterJob(msgspec.Struct, frozen=True):
         frontend = _frontend(annotators)  # a standby that could not serve shall say so now
         over = asyncio.Event()
         on_start(over.set)
-        tenure = await wait_turn(run, over, standby=self.standby, is_over=lambda info: _is_over(run, info))
+        with Presence(run, job_id=job_id) as presence:
+            tenure = await wait_turn(
+                run,
+                over,
+                standby=self.standby,
+                is_over=lambda info: _is_over(run, info),
+                on_wait=presence.beat if self.standby else lambda: None,
+            )
         if tenure is None:
             return "stopped" if over.is_set() else "done"
         router = Router(

@@ -81,6 +81,9 @@ def status(run_name: str | None, runs_root: Path, as_json: bool = False) -> None
         emit_json(value)
         return
     counters = value.pop("counters", {})
+    value["standbys"] = (
+        ", ".join(f"{one['host']} ({one['job_id'] or one['pid']})" for one in value["standbys"]) or "none"
+    )
     emit_table(["field", "value"], [*value.items(), *counters.items()])
 
 
@@ -126,6 +129,7 @@ def _status(run: RunDir) -> dict[str, Any]:
     import msgspec
 
     from hpc.core import files
+    from hpc.router import standbys
     from hpc.router.service import STATUS
     from hpc.wire import discovery
 
@@ -138,4 +142,5 @@ def _status(run: RunDir) -> dict[str, Any]:
     value: dict[str, Any] = {"run": run.name, "state": state}
     if info is not None:
         value |= {**msgspec.to_builtins(info), "heartbeat_age": round(time.time() - info.heartbeat, 1)}
+    value["standbys"] = [msgspec.to_builtins(standby) for standby in standbys.waiting(run)]
     return value | (files.read_json(path) if path.exists() else {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 
@@ -10,6 +11,19 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base32: no i, l, o
 
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _SHIFTS = range(80, -1, -10)
+
+
+class Sequence:
+    """Makes ids such as ``ack-01k3v9w2xz4m5n6p7q8r-42``: unique and in order like those of `new_id`, but for
+    one random part in the life of a process, which makes them many times cheaper."""
+
+    def __init__(self) -> None:
+        self._stem = new_id("")
+        self._numbers = itertools.count(1)
+
+    def __call__(self, prefix: str) -> str:
+        """The next id."""
+        return f"{prefix}{self._stem}-{next(self._numbers)}"
 
 
 def new_id(prefix: str) -> str:

@@ -13,6 +13,9 @@ import re
 MARK = "[redacted]"
 SCANNED = 100_000
 """Characters of a longer text that callers should give: the search takes time."""
+LONGEST = 8192
+"""Characters of the longest secret that is told by its whole: who shows less of a text than there is gives
+so many more, and cuts afterwards."""
 
 _KNOWN = re.compile(
     r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"

@@ -13,14 +13,17 @@ from typing import Literal
 import msgspec
 
 from hpc.config.attention import AttentionConfig
-from hpc.router.attention import HOUR, Hold, Waiting, digest_due, escalations_due, hold
+from hpc.router.attention import HOUR, HeldBack, Hold, Waiting, digest_due, escalations_due, hold
 from hpc.router.desk import AlertCard, Claim
-from hpc.router.posts import Posts
+from hpc.router.posts import WAITING_ALERTS, Posts
 from hpc.router.stats import AlertFact
 from hpc.router.store import Store
 from hpc.wire.messages import Alert, StepBrief
 
 _ALERTS = "select a.*, e.run as run from alert a join episode e using (episode)"
+
+HELD_BOARD_SECONDS = 10.0
+"""An alert that was held back shows on its episode's board, but not more often than this."""
 
 _evidence = msgspec.msgpack.Decoder(list[StepBrief])
 
@@ -42,15 +45,19 @@ class Alerts:
 
     def raised(self, alert: Alert, at: float) -> None:
         """Take an alert in, once per id: show it, merge it into an open one, or hold it back."""
-        episode = self._store.one(
-            "select ended_at, exists (select 1 from alert where alert = ?) as known from episode where episode = ?",
-            *(alert.id, alert.episode),
+        found = self._store.one(  # one question: an alert storm is when the journal has the most to do
+            "select ended_at, exists (select 1 from alert where alert = ?1) as known, (select alert from alert"
+            " where episode = ?2 and state = 'open' and detector = ?3 and priority = 'drift') as duplicated,"
+            f" ({WAITING_ALERTS}) as queued from episode where episode = ?2",
+            *(alert.id, alert.episode, alert.detector, self._attention.budget.queue),
         )
-        if episode is not None and episode["known"]:
+        if found is not None and found["known"]:
             return
-        over = episode is None or episode["ended_at"] is not None
-        main = None if over else self._duplicated(alert)
-        held = None if over or main is not None else self._hold(alert, at)
+        over = found is None or found["ended_at"] is not None
+        main: str | None = None
+        if found is not None and not over and self._attention.budget.merge and alert.priority == "drift":
+            main = found["duplicated"]
+        held = None if found is None or over or main is not None else self._hold(alert, at, found["queued"])
         self._store.run(
             "insert or ignore into alert (alert, episode, task, detector, score, step, reason, priority, evidence,"
             " sent_at, stored_at, state, merged_into, held) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -64,21 +71,12 @@ class Alerts:
             self._store.run("update alert set merged = merged + 1 where alert = ?", main)
             self._posts.want_update(main)
         elif held is not None:
-            self._posts.want_board(alert.episode)
+            if self._posts.board_age(alert.episode, at) >= HELD_BOARD_SECONDS:
+                self._posts.want_board(alert.episode)
         else:
             self._posts.alert(alert.episode, alert.id, alert.priority)
 
-    def _duplicated(self, alert: Alert) -> str | None:
-        """The open alert that this one says again."""
-        if not self._attention.budget.merge or alert.priority != "drift":
-            return None
-        row = self._store.one(
-            "select alert from alert where episode = ? and state = 'open' and detector = ? and priority = 'drift'",
-            *(alert.episode, alert.detector),
-        )
-        return None if row is None else str(row["alert"])
-
-    def _hold(self, alert: Alert, at: float) -> Hold | None:
+    def _hold(self, alert: Alert, at: float, queued: int) -> Hold | None:
         shown = 0
         if self._attention.budget.alerts_per_hour and alert.priority == "drift":
             row = self._store.one(
@@ -87,8 +85,6 @@ class Alerts:
                 at - HOUR,
             )
             shown = int(row["shown"]) if row is not None else 0
-        limit = self._attention.budget.queue
-        queued = self._posts.waiting_alerts(limit) if limit and alert.priority != "ask" else 0
         return hold(self._attention, alert.priority, at, shown=shown, queued=queued)
 
     def expire(self, episode: str, at: float) -> None:
@@ -165,7 +161,10 @@ class Alerts:
         """Let claims lapse, escalate and make digests: whatever is due now."""
         now = self._clock()
         with self._store.transaction():
-            lapsed = self._store.all("select alert from alert where state = 'open' and claimed_until <= ?", now)
+            lapsed = self._store.all(
+                "select alert from alert where claimed_until is not null and claimed_until <= ? and state = 'open'",
+                now,
+            )
             for row in lapsed:
                 self._store.run(
                     "update alert set owner = null, waiting_since = claimed_until, claimed_until = null"
@@ -198,12 +197,13 @@ class Alerts:
 
     def _make_digest(self, now: float) -> None:
         rows = self._store.all(
-            "select stored_at, held from alert where state = 'open' and held is not null and digest is null"
+            "select held, count(*) as alerts, min(stored_at) as since from alert"
+            " where state = 'open' and held is not null and digest is null group by held"
         )
         if not rows:
             return
         last = self._store.one("select value from meta where name = 'digest_at'")
-        held = [(row["stored_at"], row["held"]) for row in rows]
+        held = [HeldBack(row["held"], row["alerts"], row["since"]) for row in rows]
         attention = self._attention
         if not digest_due(
             attention.budget,

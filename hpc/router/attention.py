@@ -22,6 +22,14 @@ Hold = Literal["quiet", "budget", "queue"]
 Priority = Literal["ask", "drift", "milestone"]
 
 
+class HeldBack(msgspec.Struct, frozen=True):
+    """Open alerts that were held back for one reason and that no digest has listed."""
+
+    why: Hold
+    count: int
+    since: float  # when the oldest of them came
+
+
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     """An alert that was shown and is neither answered nor claimed.
 
@@ -69,7 +77,7 @@ def _interval(window: QuietWindow, day: datetime.date, clock: datetime.tzinfo) -
 
 def is_quiet(quiet: QuietConfig, now: float) -> bool:
     """Whether nobody is to be disturbed at ``now``; a window's start belongs to it, its end does not."""
-    return any(start <= now < end for start, end in quiet_intervals(quiet, now, now))
+    return bool(quiet.windows) and any(start <= now < end for start, end in quiet_intervals(quiet, now, now))
 
 
 def awake_seconds(quiet: QuietConfig, since: float, until: float) -> float:
@@ -104,22 +112,22 @@ def digest_due(
     quiet: QuietConfig,
     now: float,
     *,
-    held: Sequence[tuple[float, Hold]],
+    held: Sequence[HeldBack],
     last_digest: float | None,
 ) -> bool:
     """Whether what is held back is to be listed now. Never in quiet hours, at once after them.
 
     Args:
-        held: since when, and why, each alert is held back that no digest has listed and that is open.
+        held: what is held back, by reason.
         last_digest: when the last digest was made.
     """
     if not held or is_quiet(quiet, now):
         return False
-    if any(why == "quiet" for _, why in held):
+    if any(group.why == "quiet" for group in held):
         return True
-    since = max(min(at for at, _ in held), last_digest or 0.0)
+    since = max(min(group.since for group in held), last_digest or 0.0)
     wait = 60.0 * budget.digest_minutes
-    return now - since >= (wait if len(held) <= budget.digest_alerts else wait / 6)
+    return now - since >= (wait if sum(group.count for group in held) <= budget.digest_alerts else wait / 6)
 
 
 def escalations_due(attention: AttentionConfig, waiting: Iterable[Waiting], now: float) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from hpc.core.ids import new_id
+from hpc.core.ids import Sequence
 from hpc.router.desk import Post, Receipt
 from hpc.router.store import Store
 
@@ -30,6 +30,9 @@ _DUE = (
     " and (p.kind <> 'update' or a.reference is not null)"
 )
 
+WAITING_ALERTS = "select count(*) from (select 1 from post where kind = 'alert' and done_at is null limit ?4)"
+"""How many alerts wait to be published, counted up to a limit (a query's fourth value)."""
+
 
 class Posts:
     """The queue of posts. The methods that add expect the caller's transaction."""
@@ -37,6 +40,7 @@ class Posts:
     def __init__(self, store: Store, *, clock: Callable[[], float] = time.time) -> None:
         self._store = store
         self._clock = clock
+        self._make_id = Sequence()
         self._board_at: dict[str, float] = {}
         self._changed = asyncio.Event()
 
@@ -64,16 +68,14 @@ class Posts:
                 "update post set done_at = ?, reference = ? where post = ? and done_at is null",
                 *(self._clock(), reference, post),
             )
-            self._store.run(
-                "update episode set thread = ? where episode ="
-                " (select episode from post where post = ? and kind = 'thread')",
-                *(reference, post),
-            )
-            self._store.run(
-                "update alert set reference = ?, waiting_since = ? where alert ="
-                " (select alert from post where post = ? and kind = 'alert')",
-                *(reference, self._clock(), post),
-            )
+            row = self._store.one("select kind, episode, alert from post where post = ?", post)
+            if row is not None and row["kind"] == "thread":
+                self._store.run("update episode set thread = ? where episode = ?", reference, row["episode"])
+            elif row is not None and row["kind"] == "alert":
+                self._store.run(
+                    "update alert set reference = ?, waiting_since = ? where alert = ?",
+                    *(reference, self._clock(), row["alert"]),
+                )
         self._changed.set()
 
     def drop(self, post: str, why: str) -> None:
@@ -113,15 +115,19 @@ class Posts:
             self._add("thread", episode, priority)
 
     def want_board(self, episode: str) -> None:
-        """The episode's state shall be shown anew; an older unpublished one is replaced."""
+        """The episode's state shall be shown anew; one that waits already does that."""
         shown = self._store.one(
-            "select 1 from episode where episode = ? and thread is not null union all select 1 from post"
-            " where episode = ? and kind = 'thread' and done_at is null and attempted_at is not null",
-            *(episode, episode),
+            "select exists (select 1 from post where episode = ?1 and kind = 'board' and done_at is null"
+            " and attempted_at is null) as waiting from episode where episode = ?1 and (thread is not null or exists"
+            " (select 1 from post where episode = ?1 and kind = 'thread' and done_at is null"
+            " and attempted_at is not null))",
+            episode,
         )
         if shown is None:
             return  # the thread will open with the newest state
         self._board_at[episode] = self._clock()
+        if shown["waiting"]:
+            return  # it will show the newest state
         self._store.run("delete from post where episode = ? and kind = 'board' and done_at is null", episode)
         self._add("board", episode, BOARD_PRIORITY)
 
@@ -130,13 +136,6 @@ class Posts:
         self.want_thread(episode, ALERT_PRIORITY[priority])
         self._add("alert", episode, ALERT_PRIORITY[priority], alert=alert)
         self.want_board(episode)
-
-    def waiting_alerts(self, limit: int) -> int:
-        """How many alerts wait to be published, counted up to ``limit``."""
-        row = self._store.one(
-            "select count(*) as posts from (select 1 from post where kind = 'alert' and done_at is null limit ?)", limit
-        )
-        return int(row["posts"]) if row is not None else 0
 
     def want_update(self, alert: str) -> None:
         """The message of an alert shall be brought up to date, if there is one or one is under way."""
@@ -196,7 +195,7 @@ class Posts:
         status: str | None = None,
         target: str | None = None,
     ) -> str:
-        post = new_id("po")
+        post = self._make_id("po")
         self._store.run(
             "insert into post (post, kind, episode, priority, alert, guidance, status, target)"
             " values (?, ?, ?, ?, ?, ?, ?, ?)",

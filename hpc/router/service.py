@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hmac
 import logging
 import os
@@ -43,7 +44,7 @@ from hpc.wire.messages import Guidance
 
 log = logging.getLogger(__name__)
 
-BATCH = 256
+BATCH = 512
 INBOX_BATCH = 64
 TICK_SECONDS = 0.2
 LOOK_SECONDS = 2.0
@@ -51,7 +52,9 @@ LOOK_SECONDS = 2.0
 ATTENTION_SECONDS = 2.0
 """How often to see what time has made due for annotators."""
 ANNALS_SECONDS = 30.0
-"""How often the file for statistics is replaced."""
+"""How often the file for statistics is replaced, at most."""
+ANNALS_SHARE = 50.0
+"""So many times as long as the last writing took passes before the next."""
 COMPACTION_PAUSE_SECONDS = 0.2
 MAX_SLICES = 100
 SILENT_SECONDS = 20.0
@@ -68,6 +71,12 @@ def _allow_many_connections() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # "unlimited" cannot be asked for everywhere
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _collect_garbage_seldom() -> None:
+    """Messages make no cycles, but many objects: the collector would look through all of them all the time."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 class _Allowed:
@@ -164,6 +173,7 @@ class Router:
             HpcError: a socket cannot be opened, or the run directory cannot be written.
         """
         _allow_many_connections()
+        _collect_garbage_seldom()
         context = zmq.asyncio.Context()
         authenticator = AsyncioAuthenticator(context)
         authenticator.start()
@@ -346,11 +356,17 @@ class Router:
             await asyncio.sleep(ATTENTION_SECONDS)
 
     async def _serve_annals(self) -> None:
-        """Leave what statistics want to know, now and then (and at the end), and forget what is old."""
+        """Leave what statistics want to know, now and then (and at the end), and forget what is old.
+
+        The file holds every alert of the run: however many there are, writing it takes a small share of the time.
+        """
+        spent = 0.0
         while True:
-            await asyncio.sleep(ANNALS_SECONDS)
+            await asyncio.sleep(max(ANNALS_SECONDS, ANNALS_SHARE * spent))
+            begun = time.monotonic()
             try:
                 self._write_annals()
+                spent = time.monotonic() - begun
                 await self._compact()
             except RouterSuperseded:
                 raise

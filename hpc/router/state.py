@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from hpc.core.ids import new_id
+from hpc.core.ids import Sequence
 from hpc.wire.messages import (
     Ack,
     Alert,
@@ -141,14 +141,14 @@ class RouterState:
         resend_seconds: float,
         epochs: Mapping[str, int],
         pending: Iterable[Guidance],
-        make_id: Callable[[str], str] = new_id,
+        make_id: Callable[[str], str] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._run = run
         self._verify = verify
         self._resend_seconds = resend_seconds
         self._epochs = dict(epochs)
-        self._make_id = make_id
+        self._make_id = make_id or Sequence()
         self._clock = clock
         self._episode_of: dict[bytes, str] = {}
         self._routes: dict[str, _Route] = {}

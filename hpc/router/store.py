@@ -37,10 +37,13 @@ create table if not exists alert (
     evidence blob not null
 );
 drop index if exists alert_open;
+drop index if exists alert_held;
+drop index if exists post_episode;
 create index if not exists alert_waiting on alert (episode, detector) where state = 'open';
 create index if not exists alert_merged on alert (merged_into) where merged_into is not null;
-create index if not exists alert_held on alert (number)
+create index if not exists alert_held_back on alert (held, stored_at)
     where state = 'open' and held is not null and digest is null;
+create index if not exists alert_claimed on alert (claimed_until) where claimed_until is not null;
 create index if not exists alert_shown on alert (stored_at)
     where priority = 'drift' and held is null and merged_into is null;
 create table if not exists guidance (
@@ -59,16 +62,16 @@ create table if not exists post (
 create index if not exists post_alerts_waiting on post (number) where kind = 'alert' and done_at is null;
 create index if not exists post_alert on post (alert) where alert is not null;
 create index if not exists post_due on post (priority, number) where done_at is null;
-create index if not exists post_episode on post (episode) where done_at is null;
+create index if not exists post_waiting on post (episode, kind) where done_at is null;
 """
 
 _SETTINGS = (
     "locking_mode=exclusive",
     "journal_mode=wal",
     "synchronous=full",
-    "cache_size=-32768",  # KiB: a batch touches the rows of hundreds of episodes
-    "wal_autocheckpoint=4000",  # pages, 16 MB
-    "journal_size_limit=33554432",  # bytes: a log that one huge transaction blew up shrinks again
+    "cache_size=-65536",  # KiB: a batch touches the rows of hundreds of episodes
+    "wal_autocheckpoint=12000",  # pages, 48 MB: a page that many commits touch is copied once
+    "journal_size_limit=67108864",  # bytes: a log that one huge transaction blew up shrinks again
 )
 
 _MIGRATIONS = {

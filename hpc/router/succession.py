@@ -147,6 +147,7 @@ async def wait_turn(
     *,
     standby: bool = False,
     is_over: Callable[[RouterInfo], bool] = lambda info: False,
+    on_wait: Callable[[], None] = lambda: None,
 ) -> Tenure | None:
     """Serve as soon as nobody else does; None once ``over`` is set or the run is done.
 
@@ -154,6 +155,7 @@ async def wait_turn(
 
     Args:
         is_over: whether the scheduler says that the job of a router has ended; called in a thread.
+        on_wait: called now and then while it waits.
 
     Raises:
         HpcError: another router serves the run (never with ``standby``), or the journal cannot be taken over.
@@ -168,6 +170,7 @@ async def wait_turn(
                 return await asyncio.to_thread(_ascend, run, lock)
             if not standby and (lock.fd is None or time.monotonic() > patience):
                 raise _refused(run, why)
+        on_wait()
         if why != said:
             said = why
             log.info("waiting to serve %s: %s", run.name, why)

@@ -138,10 +138,9 @@ def _number_problem(message: Envelope) -> str:
     """What is wrong with the numbers of a message: databases and JSON take neither NaN nor 2**63."""
     for name in _numbers_of(type(message)):
         value = getattr(message, name)
-        if isinstance(value, float) and not math.isfinite(value):
-            return f"{name} is {value}"
-        if isinstance(value, int | float) and abs(value) > MAX_INTEGER:
-            return f"{name} is beyond 2**53"
+        if value is None or isinstance(value, str) or -MAX_INTEGER <= value <= MAX_INTEGER:  # false for NaN
+            continue
+        return f"{name} is beyond 2**53" if math.isfinite(value) else f"{name} is {value}"
     return ""
 
 

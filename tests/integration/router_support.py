@@ -122,9 +122,11 @@ class RouterProcess(_Process):
 
     def wait_ready(self) -> discovery.RouterInfo:
         def ready() -> discovery.RouterInfo | None:
-            assert self.alive, self.log.read_text()
             info = discovery.read(self.run)
-            return info if info is not None and info.pid == self._child.pid else None
+            if info is not None and info.pid == self._child.pid:  # one that is to die may have done so since
+                return info
+            assert self.alive, self.log.read_text()
+            return None
 
         return wait_until(ready)  # type: ignore[return-value]
 

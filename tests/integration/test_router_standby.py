@@ -8,6 +8,7 @@ from pathlib import Path
 
 import zmq
 
+from hpc.router import standbys
 from hpc.wire import discovery, keys
 from hpc.wire.codec import decode, encode
 from hpc.wire.messages import Ack, Alert, Hello, Message
@@ -25,12 +26,14 @@ def test_a_standby_takes_over_from_a_router_that_was_killed(tmp_path: Path) -> N
         with first.inbox() as people:
             wait_until(lambda: people.alert(name))
         second.wait_waiting()
+        assert [standby.pid for standby in wait_until(lambda: standbys.waiting(run))] == [second.pid]
         agent.pause()
         with first.inbox() as people:
             assert people.reply(name, "taken by the first", annotator="ada")[0] == "accepted"
         first.kill()
         agent.wake()
         assert second.wait_ready().generation == 2
+        assert standbys.waiting(run) == []
         wait_until(lambda: agent.applied() == ["taken by the first"])
         with second.inbox() as people:
             people.reply(agent.episode, "from the second", annotator="ada")

@@ -84,7 +84,7 @@ def when(at: float) -> Literal:
 
 def words(text: str, limit: int, instead: str) -> str:
     """What is shown of ``text``; Slack takes no empty texts."""
-    return cut(shown(text).strip() or instead, limit)
+    return cut(shown(text, limit).strip() or instead, limit)
 
 
 class Templates:
@@ -129,7 +129,7 @@ class Blocks:
             run=words(card.run, NAME, "unknown"),
             owners=_joined("owner: ", owners) if owners else None,
             ended=card.state in ENDED,
-            fallback=cut(shown(f"{card.episode} is {card.state} at step {card.step}"), FALLBACK),
+            fallback=cut(shown(f"{card.episode} is {card.state} at step {card.step}", FALLBACK), FALLBACK),
         )
 
     def alert(self, card: AlertCard) -> Message:
@@ -147,7 +147,7 @@ class Blocks:
         while True:
             message = self._templates.message(
                 "alert",
-                title=cut(shown(f"{HEADINGS[card.priority]} · {card.episode}"), HEADER),
+                title=cut(shown(f"{HEADINGS[card.priority]} · {card.episode}", HEADER), HEADER),
                 card=card,
                 task=words(card.task, NAME, "unknown"),
                 where=_where(card),
@@ -161,7 +161,7 @@ class Blocks:
                 claimed=mrkdwn("Claimed by ", mention(card.owner), *until) if card.owner is not None else None,
                 called=_joined("Called: ", card.escalated_to) if card.escalated_to else None,
                 outcome=_outcome(card),
-                fallback=cut(shown(f"{HEADINGS[card.priority]} in {card.episode}: {card.reason}"), FALLBACK),
+                fallback=cut(shown(f"{HEADINGS[card.priority]} in {card.episode}: {card.reason}", FALLBACK), FALLBACK),
             )
             if not steps or characters(message.blocks) <= MAX_CHARACTERS:
                 return message
@@ -175,7 +175,7 @@ class Blocks:
             card=card,
             call=mrkdwn(*call),
             reason=words(card.reason, SECTION, "no reason given"),
-            fallback=mrkdwn(*call, cut(shown(f" {card.episode}: {card.reason}"), FALLBACK)),
+            fallback=mrkdwn(*call, cut(shown(f" {card.episode}: {card.reason}", FALLBACK), FALLBACK)),
         )
 
     def receipt(self, card: GuidanceCard, status: str) -> Message:
@@ -188,7 +188,7 @@ class Blocks:
             sentence=sentence,
             annotator=card.annotator,
             quote=words(card.text, QUOTE_CHARACTERS, "(no text)"),
-            fallback=cut(shown(f"{sentence}: {card.text}"), FALLBACK),
+            fallback=cut(shown(f"{sentence}: {card.text}", FALLBACK), FALLBACK),
         )
 
     def guide(self, about: AlertCard | EpisodeCard) -> dict[str, Any]:

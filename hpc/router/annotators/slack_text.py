@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from hpc.core.redact import SCANNED, redact
+from hpc.core.redact import LONGEST, SCANNED, redact
 
 # Slack's limits, in characters (docs.slack.dev/reference/block-kit).
 HEADER = 150
@@ -17,9 +17,12 @@ _LINK = re.compile(r"<([^<>|]{1,4000})(?:\|([^<>]{0,4000}))?>")
 _SPECIAL = {"!here": "@here", "!channel": "@channel", "!everyone": "@everyone"}
 
 
-def shown(text: str) -> str:
-    """Text of an agent that a person may see: no secrets, no control or invisible characters."""
-    text = redact(text[:SCANNED])
+def shown(text: str, limit: int = SCANNED) -> str:
+    """Text of an agent that a person may see: no secrets, no control or invisible characters.
+
+    Nothing far behind ``limit`` characters is looked at, for a caller that shows no more than those.
+    """
+    text = redact(text[: min(SCANNED, limit + LONGEST)])
     text = _INVISIBLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
     return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") else "\ufffd" for c in text)
 

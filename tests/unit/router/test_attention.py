@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 from hpc.config.attention import AttentionConfig, BudgetConfig, EscalationConfig, QuietConfig, QuietWindow
 from hpc.router.attention import (
+    HeldBack,
     Waiting,
     awake_seconds,
     digest_due,
@@ -179,12 +179,12 @@ def test_a_digest_comes_every_hour_and_sooner_where_much_is_held(
     now: float, held: int, last: float | None, due: bool
 ) -> None:
     budget = BudgetConfig(digest_minutes=60, digest_alerts=10)
-    waiting: Any = [(0.0, "budget")] * held
+    waiting = [HeldBack("budget", held, 0.0)] if held else []
     assert digest_due(budget, NEVER, now, held=waiting, last_digest=last) is due
 
 
 def test_what_the_night_held_back_is_listed_in_the_morning() -> None:
-    held: Any = [(at("2026-11-26T23:00"), "quiet")]
+    held = [HeldBack("quiet", 1, at("2026-11-26T23:00"))]
     for time, due in (("2026-11-27T06:59:59", False), ("2026-11-27T07:00:00", True)):
         assert digest_due(BudgetConfig(), NIGHTS, at(time), held=held, last_digest=at("2026-11-27T06:30")) is due
 

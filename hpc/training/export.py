@@ -1,0 +1,182 @@
+"""A model in Hugging Face format from the chunks of Megatron-core: weights, config, tokenizer, template.
+
+Every rank writes its own tensors into files beside each other; the first puts them in order. The folder
+appears at once, whole, with the marker ``STABLE`` in it; what a killed export left is removed by the next.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from hpc.core import files
+from hpc.core.errors import ExportFailed, HpcError
+from hpc.training.convert import INDEX, Weights, whole_tensors
+from hpc.training.shape import ModelShape
+
+MARKER = "STABLE"
+FILE_BYTES = 4 << 30
+"""Most bytes of tensors in one file."""
+CARRIED = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "LICENSE",
+    "LICENSE.txt",
+)
+"""Files that come with the weights; those that the source has are copied."""
+
+
+def export_hf(
+    chunks: Sequence[Any],
+    shape: ModelShape,
+    source: Path,
+    target: Path,
+    *,
+    about: dict[str, Any] | None = None,
+    file_bytes: int = FILE_BYTES,
+) -> None:
+    """Write ``target``; every rank calls it together, and all see the same file system.
+
+    Tensors have the precision that the source's have. Tensors of the source that are not trained here
+    (layers for multi-token prediction) are carried over as they are.
+
+    Args:
+        source: the model that training began from, in Hugging Face format.
+        target: must not exist; its parent may be made.
+        about: JSON values for the marker, such as the checkpoint's run and step.
+
+    Raises:
+        ExportFailed: it exists already, the disk is full, or the tensors are not those of the source.
+    """
+    rank = dist.get_rank()
+    draft = target.with_name(f".{target.name}.partial")
+    _together(lambda: _begin(target, draft) if rank == 0 else None)
+    weights = Weights(source)
+    parts: list[tuple[str, list[str], int]] = []
+    # an error of one rank must not leave the others waiting for it: it is told at the end
+    problem: Exception | None = None
+    held: dict[str, torch.Tensor] = {}
+    size = 0
+
+    def flush() -> None:
+        nonlocal size
+        if held:
+            name = f"part-{rank:05d}-{len(parts):05d}.safetensors"
+            save_file(held, draft / name, metadata={"format": "pt"})
+            parts.append((name, sorted(held), size))
+            held.clear()
+            size = 0
+
+    for whole in whole_tensors(chunks, shape):
+        if not whole.mine or problem is not None:
+            continue
+        try:
+            tensor = whole.tensor.to("cpu", weights.get(whole.name).dtype)
+            if size and size + tensor.nbytes > file_bytes:
+                flush()
+            held[whole.name] = tensor.clone()
+            size += tensor.nbytes
+        except Exception as error:
+            problem = error
+
+    def finish() -> None:
+        if problem is not None:
+            raise problem
+        if rank == 0:
+            for name in _carried(weights, shape):
+                held[name] = weights.get(name)
+        flush()
+
+    _together(finish)
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, parts)
+    everything = [part for theirs in gathered for part in theirs]
+    _together(lambda: _complete(draft, target, source, weights, everything, about or {}) if rank == 0 else None)
+
+
+def _together(work: Any) -> None:
+    """Do something on every rank; where one fails, all do.
+
+    Raises:
+        ExportFailed: it failed on this rank or another.
+    """
+    message: tuple[str, str] | None = None
+    try:
+        work()
+    except HpcError as error:
+        message = (error.message, error.hint)
+    except Exception as error:
+        message = (f"the export failed on rank {dist.get_rank()}: {error}", "free space or mend what it names")
+    told: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(told, message)
+    for found in told:
+        if found is not None:
+            raise ExportFailed(*found)
+
+
+def _begin(target: Path, draft: Path) -> None:
+    if target.exists():
+        raise ExportFailed(f"{target} exists already", "name another folder, or remove it")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+
+
+def _carried(weights: Weights, shape: ModelShape) -> list[str]:
+    """Tensors of layers behind the last."""
+    extra = range(shape.layers, shape.layers + shape.extra_layers)
+    prefixes = tuple(f"model.layers.{layer}." for layer in extra)
+    return sorted(name for name in weights.names if prefixes and name.startswith(prefixes))
+
+
+def _complete(
+    draft: Path,
+    target: Path,
+    source: Path,
+    weights: Weights,
+    parts: list[tuple[str, list[str], int]],
+    about: dict[str, Any],
+) -> None:
+    """Number the files, write their index, copy what belongs to them, and let the folder appear."""
+    where = {name: file for file, names, _ in parts for name in names}
+    expected = {name for name in weights.names if not re.search(r"rotary_emb\.inv_freq$", name)}
+    expected -= {"lm_head.weight"} - where.keys()  # some files of tied models have it twice
+    if missing := expected - where.keys():
+        raise ExportFailed(f"{len(missing)} tensors would be missing, {min(missing)} among them", "report this")
+    if added := where.keys() - weights.names:
+        raise ExportFailed(f"{len(added)} tensors are not in {source}, {min(added)} among them", "report this")
+    names = {}
+    for number, (file, _, _) in enumerate(sorted(parts), 1):
+        single = len(parts) == 1
+        names[file] = "model.safetensors" if single else f"model-{number:05d}-of-{len(parts):05d}.safetensors"
+        (draft / file).rename(draft / names[file])
+    if len(parts) > 1:
+        total = sum(size for _, _, size in parts)
+        index = {"metadata": {"total_size": total}, "weight_map": {name: names[where[name]] for name in sorted(where)}}
+        (draft / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    for name in CARRIED:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, draft / name)
+    for path in draft.iterdir():
+        with path.open("rb") as file_:
+            os.fsync(file_.fileno())
+    files.write_json(draft / MARKER, {"from": str(source), **about})
+    draft.rename(target)
+    files.fsync_dir(target.parent)

@@ -194,4 +194,6 @@ def _restore_rng(state: dict[str, torch.Tensor]) -> None:
 
 def _unwritable(path: Path, error: BaseException) -> CheckpointError:
     why = " ".join(str(error).split())[-300:] or type(error).__name__
+    if "unexpected pos" in why:  # so torch says that less was written than it gave
+        why = "no space left on the disk, or a limit of file sizes"
     return CheckpointError(f"cannot write the checkpoint {path}: {why}", "free space, then repeat the command")

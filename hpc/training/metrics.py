@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,15 +93,6 @@ def utilization(flops: float, seconds: float, devices: int, peak_tflops: float) 
 def peak_of(device: str) -> float | None:
     """The peak of a GPU by its name, TFLOP/s; None: unknown."""
     return next((peak for name, peak in PEAK_TFLOPS.items() if name in device), None)
-
-
-def step_flops(parameters: int, lengths: Sequence[int], *, layers: int, width: int) -> float:
-    """Floating-point operations of forward and backward over examples of these lengths.
-
-    Six for each (active) parameter and token, and 6 x layers x width x length for each token's causal
-    attention (Kaplan et al. 2020, 2.1; half of the square is masked).
-    """
-    return float(sum(6 * length * parameters + 6 * layers * width * length * length for length in lengths))
 
 
 def _tensorboard(folder: Path, step: int) -> Any:

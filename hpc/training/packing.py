@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import bisect
 import functools
+import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -198,3 +200,22 @@ def share(rows: list[list[int]], *, rank: int, ranks: int, micro_batch: int) -> 
         raise ValueError(f"{len(rows)} rows cannot be shared by {ranks} ranks in micro batches of {micro_batch}")
     for start in range(rank * micro_batch, len(rows), ranks * micro_batch):
         yield rows[start : start + micro_batch]
+
+
+def require_tokenizer(dataset: Dataset, folder: Path) -> None:
+    """Refuse a dataset that was built with another tokenizer than the one in ``folder``, as far as its
+    manifest names it: ``about.tokenizer.sha256`` of tokenizer.json.
+
+    Raises:
+        DatasetError: another tokenizer, whose token ids mean something else.
+    """
+    about = dataset.manifest.about.get("tokenizer")
+    wanted = about.get("sha256") if isinstance(about, dict) else None
+    path = folder / "tokenizer.json"
+    if wanted is None or not path.is_file():
+        return
+    if hashlib.sha256(path.read_bytes()).hexdigest() != wanted:
+        raise DatasetError(
+            f"{dataset.folder} was built with another tokenizer than {path}",
+            "train the model it was built for, or build the dataset again with this model's tokenizer",
+        )

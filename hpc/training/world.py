@@ -7,7 +7,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import msgspec
-import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
 
 from hpc.core import files
@@ -31,7 +30,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
 
 
-def meet(place: Place) -> dist.Store:
+def meet(place: Place) -> TCPStore:
     """A store that all ranks share. The first rank lets the system choose a free port, so that none can clash.
 
     Raises:

@@ -9,7 +9,7 @@ import pytest
 from hpc.config.train import MetricsConfig
 from hpc.core.errors import MissingExtra
 from hpc.rundir import RunDir
-from hpc.training.metrics import MetricsLog, keep_until, peak_of, read_metrics, step_flops, utilization
+from hpc.training.metrics import MetricsLog, keep_until, peak_of, read_metrics, utilization
 
 
 def log_to(run: RunDir, step: int = 0, **changes: object) -> MetricsLog:
@@ -71,7 +71,6 @@ def test_weights_and_biases_that_is_not_there_is_said_at_once(run: RunDir, monke
         log_to(run, wandb="offline")
 
 
-def test_model_flops() -> None:
-    assert step_flops(1000, [10], layers=2, width=4) == 6 * 10 * 1000 + 6 * 2 * 4 * 100
+def test_the_share_of_the_peak() -> None:
     assert utilization(989e12, 2.0, 1, 989.0) == pytest.approx(0.5)
     assert (peak_of("NVIDIA H100 80GB HBM3"), peak_of("none")) == (989.0, None)

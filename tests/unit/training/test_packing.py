@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from hpc.config.train import TrainConfig
 from hpc.core.errors import DatasetError
 from hpc.examples import Dataset, DatasetWriter, Example
-from hpc.training.packing import WINDOW, Intake, Position, Rows, best_fit, share, take_in
+from hpc.training.packing import WINDOW, Intake, Position, Rows, best_fit, require_tokenizer, share, take_in
 
 
 def intake(lengths: list[int]) -> Intake:
@@ -137,3 +138,25 @@ def test_nothing_left_is_an_error(tmp_path: Path) -> None:
         pytest.raises(DatasetError, match=r"nothing of .* can be trained on"),
     ):
         take_in(data, TrainConfig(seq_length=8, overlong="drop"))
+
+
+# ---- tokenizers
+
+
+def test_a_dataset_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    about = {"tokenizer": {"sha256": hashlib.sha256(b"{}").hexdigest()}}
+    with DatasetWriter(tmp_path / "d", about=about) as writer:
+        writer.add(LONG)
+    with Dataset(tmp_path / "d") as data:
+        require_tokenizer(data, tmp_path)
+        require_tokenizer(data, tmp_path / "none")
+        (tmp_path / "tokenizer.json").write_text("{ }")
+        with pytest.raises(DatasetError, match="built with another tokenizer"):
+            require_tokenizer(data, tmp_path)
+
+
+def test_a_dataset_that_names_no_tokenizer_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with dataset(tmp_path / "d", [LONG]) as data:
+        require_tokenizer(data, tmp_path)

@@ -22,7 +22,7 @@ from tests.integration.training_ranks import Nursery
 
 pytestmark = [pytest.mark.xdist_group("training")]
 
-KILLS = int(os.environ.get("HPC_TRAINING_KILLS", "3"))
+KILLS = int(os.environ.get("HPC_TRAINING_KILLS", "2"))
 """Trainings that are killed at random; the campaign has 30 or more."""
 MODEL = str(data_dir("models") / "minilab-tiny")
 STEPS = 8

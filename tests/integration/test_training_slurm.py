@@ -24,7 +24,7 @@ def test_a_preempted_training_over_two_nodes_goes_on_exactly(
 ) -> None:
     overrides = [
         "train=tiny", f"train.dataset={dataset}", "train.seq_length=128", "train.global_batch=2", "train.epochs=9",
-        "train.steps=40", "train.checkpoints.every=10", "train.metrics.tensorboard=false", "cluster=dev",
+        "train.steps=24", "train.checkpoints.every=10", "train.metrics.tensorboard=false", "cluster=dev",
         "cluster.resources.train={nodes: 2, mem_gb: 0.1, cpus: 1, time_min: 10}", f"run.root={tmp_path}",
     ]  # fmt: skip
     launch = launch_training(compose("train", [*overrides, "run.name=preempted", "cluster.partition=low"]))
@@ -46,4 +46,4 @@ def test_a_preempted_training_over_two_nodes_goes_on_exactly(
     run.metrics.unlink()
     assert nursery.train(run.root, world=2) == [0, 0], log_of(run)
     assert figures == curve(run)
-    assert len(list(read_metrics(run.metrics, "step"))) == 40
+    assert len(list(read_metrics(run.metrics, "step"))) == 24

@@ -66,10 +66,21 @@ def export_hf(
     Raises:
         ExportFailed: it exists already, the disk is full, or the tensors are not those of the source.
     """
-    rank = dist.get_rank()
     draft = target.with_name(f".{target.name}.partial")
-    _together(lambda: _begin(target, draft) if rank == 0 else None)
-    weights = Weights(source)
+    _together(lambda: _begin(target, draft) if dist.get_rank() == 0 else None)
+    try:
+        parts = _write(chunks, shape, Weights(source), draft, file_bytes)
+        _together(lambda: _complete(draft, target, source, parts, about or {}) if dist.get_rank() == 0 else None)
+    finally:
+        if dist.get_rank() == 0:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _write(
+    chunks: Sequence[Any], shape: ModelShape, weights: Weights, draft: Path, file_bytes: int
+) -> list[tuple[str, list[str], int]]:
+    """Write what is this rank's to write; of all ranks' files the name, the tensors in it, and their bytes."""
+    rank = dist.get_rank()
     parts: list[tuple[str, list[str], int]] = []
     # an error of one rank must not leave the others waiting for it: it is told at the end
     problem: Exception | None = None
@@ -108,8 +119,7 @@ def export_hf(
     _together(finish)
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, parts)
-    everything = [part for theirs in gathered for part in theirs]
-    _together(lambda: _complete(draft, target, source, weights, everything, about or {}) if rank == 0 else None)
+    return [part for theirs in gathered for part in theirs]
 
 
 def _together(work: Any) -> None:
@@ -150,17 +160,17 @@ def _complete(
     draft: Path,
     target: Path,
     source: Path,
-    weights: Weights,
     parts: list[tuple[str, list[str], int]],
     about: dict[str, Any],
 ) -> None:
     """Number the files, write their index, copy what belongs to them, and let the folder appear."""
     where = {name: file for file, names, _ in parts for name in names}
-    expected = {name for name in weights.names if not re.search(r"rotary_emb\.inv_freq$", name)}
+    there = Weights(source).names
+    expected = {name for name in there if not re.search(r"rotary_emb\.inv_freq$", name)}
     expected -= {"lm_head.weight"} - where.keys()  # some files of tied models have it twice
     if missing := expected - where.keys():
         raise ExportFailed(f"{len(missing)} tensors would be missing, {min(missing)} among them", "report this")
-    if added := where.keys() - weights.names:
+    if added := where.keys() - there:
         raise ExportFailed(f"{len(added)} tensors are not in {source}, {min(added)} among them", "report this")
     names = {}
     for number, (file, _, _) in enumerate(sorted(parts), 1):

@@ -10,8 +10,11 @@ from hpc.core.errors import ConfigError
 from hpc.training.shape import ModelShape
 
 
-def check(layout: LayoutConfig, shape: ModelShape, world: int) -> int:
+def check(layout: LayoutConfig, shape: ModelShape, world: int, *, on_cpu: bool = False) -> int:
     """The number of data-parallel ranks that ``world`` ranks make.
+
+    Args:
+        on_cpu: the ranks speak gloo, which cannot do everything that nccl can.
 
     Raises:
         ConfigError: the layout cannot be had or is known to be wrong; the message says how to mend it.
@@ -30,11 +33,11 @@ def check(layout: LayoutConfig, shape: ModelShape, world: int) -> int:
             f"x context={layout.context}",
             f"use a multiple of {layout.model_ranks} ranks, or a smaller layout",
         )
-    _check_experts(layout, shape, world)
+    _check_experts(layout, shape, world, on_cpu)
     return world // layout.model_ranks
 
 
-def _check_experts(layout: LayoutConfig, shape: ModelShape, world: int) -> None:
+def _check_experts(layout: LayoutConfig, shape: ModelShape, world: int, on_cpu: bool) -> None:
     if not shape.experts:
         if layout.expert > 1 or layout.expert_tensor not in (None, 1):
             raise ConfigError(
@@ -51,6 +54,18 @@ def _check_experts(layout: LayoutConfig, shape: ModelShape, world: int) -> None:
             f"{world} ranks cannot be shared by expert={layout.expert} x expert_tensor={layout.experts_tensor} "
             f"x pipeline={layout.pipeline}",
             f"use a multiple of {each} ranks, or fewer for the experts",
+        )
+    if layout.experts_tensor > layout.tensor:  # seen: gradients of the experts off by far, without a word
+        raise ConfigError(
+            f"layout.expert_tensor={layout.experts_tensor} above layout.tensor={layout.tensor} trains the experts "
+            "wrongly in megatron-core 0.16.1",
+            f"set layout.expert_tensor={layout.tensor} or 1",
+        )
+    if on_cpu and layout.expert > 1 and layout.experts_tensor > 1:
+        raise ConfigError(
+            f"layout.expert={layout.expert} with expert_tensor={layout.experts_tensor} needs gathers of unequal size, "
+            "which gloo cannot do",
+            "set layout.expert_tensor=1 on the CPU",
         )
     if layout.tensor > 1 and layout.expert == 1 and layout.experts_tensor != layout.tensor:
         raise ConfigError(  # gradients of the experts are not reduced over the tensor ranks; mended in 0.19

@@ -42,8 +42,7 @@ def start_parallel(layout: LayoutConfig, shape: ModelShape, *, seed: int) -> Non
     Raises:
         ConfigError: the layout does not fit the model or the number of ranks.
     """
-    prepare()
-    check(layout, shape, dist.get_world_size())
+    check(layout, shape, dist.get_world_size(), on_cpu=prepare() == "cpu")
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tensor,
         pipeline_model_parallel_size=layout.pipeline,

@@ -122,10 +122,15 @@ def _lead_megatron() -> None:
 
     @functools.wraps(exchange)
     def all_to_all_single(
-        output: torch.Tensor, given: torch.Tensor, output_sizes: Any = None, input_sizes: Any = None, **options: Any
+        output: torch.Tensor,
+        given: torch.Tensor,
+        output_split_sizes: Any = None,
+        input_split_sizes: Any = None,
+        **options: Any,
     ) -> Any:
         # Megatron turns sizes into lists only as it moves them off a GPU
-        sizes = [size.tolist() if isinstance(size, torch.Tensor) else size for size in (output_sizes, input_sizes)]
+        both = (output_split_sizes, input_split_sizes)
+        sizes = [size.tolist() if isinstance(size, torch.Tensor) else size for size in both]
         return exchange(output, given, *sizes, **options)
 
     dist.all_to_all_single = all_to_all_single  # type: ignore[assignment]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
+import shutil
 import sys
 import traceback
 from collections.abc import Callable
@@ -32,8 +33,10 @@ from megatron.core.distributed import (  # noqa: E402
 from megatron.core.packed_seq_params import PackedSeqParams  # noqa: E402
 from megatron.core.pipeline_parallel import get_forward_backward_func  # noqa: E402
 from safetensors import safe_open  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 from hpc.config.layout import LayoutConfig  # noqa: E402
+from hpc.core.errors import ExportFailed  # noqa: E402
 from hpc.training.convert import load_hf, whole_tensors  # noqa: E402
 from hpc.training.export import export_hf  # noqa: E402
 from hpc.training.model import build_model, start_parallel  # noqa: E402
@@ -100,7 +103,10 @@ def make_reference(root: Path, name: str) -> None:
     losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
     loss = (losses * mask).sum() / mask.sum()
     loss.backward()
-    gradients = {key: parameter.grad for key, parameter in model.named_parameters()}
+    gradients = {
+        key: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad  # of an expert nobody chose
+        for key, parameter in model.named_parameters()
+    }
     torch.save({"loss": loss.detach(), "logits": logits.detach(), "gradients": gradients}, root / f"{name}.pt")
 
 
@@ -316,10 +322,68 @@ def relabelled(
     ]
 
 
+def check_export(root: Path, case: dict[str, Any]) -> dict[str, Any]:
+    """Exports that exist already, were killed before, carry layers over, or cannot be had."""
+    layout, rank = LayoutConfig(**case["layout"]), dist.get_rank()
+    source, target = root / "with-extra", root / "exports" / "extra"
+    extra = "model.layers.4.eh_proj.weight"
+    if rank == 0:
+        shutil.copytree(root / case["model"], source)
+        tensors = load_file(source / "model.safetensors")
+        save_file({**tensors, extra: torch.ones(3)}, source / "model.safetensors", metadata={"format": "pt"})
+        config = json.loads((source / "config.json").read_text())
+        (source / "config.json").write_text(json.dumps({**config, "num_nextn_predict_layers": 1}))
+        draft = target.with_name(f".{target.name}.partial")
+        draft.mkdir()
+        (draft / "part-00000-00000.safetensors").write_bytes(b"left by a killed export")
+        unfit = root / "unfit"
+        shutil.copytree(source, unfit)
+        fewer = {name: tensor for name, tensor in tensors.items() if name != "model.norm.weight"}
+        save_file(fewer, unfit / "model.safetensors", metadata={"format": "pt"})
+    dist.barrier()
+    shape = read_shape(source)
+    start_parallel(layout, shape, seed=1)
+    chunks = build_model(shape, layout, precision="bf16")
+    load_hf(chunks, shape, source)
+    export_hf(chunks, shape, source, target, about={"run": "here", "step": 7})
+    problems = {}
+    for name, origin, folder in (("twice", source, target), ("unfit", root / "unfit", root / "exports" / "unfit")):
+        try:
+            export_hf(chunks, shape, origin, folder)
+        except ExportFailed as error:
+            problems[name] = str(error)
+    if rank:
+        return problems
+    names = {path.name for path in target.iterdir()}
+    index = json.loads((target / "model.safetensors.index.json").read_text())["weight_map"]
+    model = transformers.AutoModelForCausalLM.from_pretrained(target)
+    marker = json.loads((target / "STABLE").read_text())
+    return {
+        **problems,
+        "left": [path.name for path in target.parent.glob(".*")] + [name for name in names if name.startswith("part-")],
+        "carried": sorted(name for name in index if name.startswith("model.layers.4.")),
+        "differing": [name for name in differing(source, target) if not rounded(source, target, name)],
+        "marker": {key: marker[key] for key in ("run", "step")},
+        "unfit_left": (root / "exports" / "unfit").exists(),
+        "generated": model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=2).shape == (1, 5),
+    }
+
+
+def rounded(one: Path, other: Path, name: str) -> bool:
+    """Whether a tensor of ``other`` is that of ``one`` in bfloat16, as the model has it."""
+
+    def get(folder: Path) -> torch.Tensor:
+        found = [load_file(path) for path in folder.glob("*.safetensors")]
+        return next(tensors[name] for tensors in found if name in tensors)
+
+    return torch.equal(get(one).bfloat16().float(), get(other).float())
+
+
 CHECKS: dict[str, Callable[[Path, dict[str, Any]], dict[str, Any]]] = {
     "layout": check_layout,
     "logits": check_logits,
     "masked": check_masked,
+    "export": check_export,
 }
 
 

@@ -75,6 +75,9 @@ class Engine:
             use_distributed_optimizer=distributed_optimizer,
         )
         self.optimizer = get_megatron_optimizer(settings, self.chunks, get_standard_config_overrides(settings))
+        for group in self.optimizer.param_groups:
+            if "fused" in group:  # torch's own AdamW: one pass over each tensor, 5 % of a step on the CPU
+                group.update(fused=True, foreach=False)
         for chunk in chunks:
             chunk.config.finalize_model_grads_func = finalize_model_grads
             chunk.config.grad_scale_func = self.optimizer.scale_loss

@@ -133,7 +133,7 @@ def test_two_ranks_teach_the_same_and_go_on_exactly_too(nursery: Nursery, make: 
     assert curve(killed) == curve(pair)
 
 
-def test_told_to_go_it_saves_leaves_and_goes_on_in_another_layout(nursery: Nursery, make: Make) -> None:
+def test_told_to_go_it_saves_leaves_and_goes_on_in_other_layouts(nursery: Nursery, make: Make) -> None:
     whole, stopped = make("whole"), make("stopped", "train.checkpoints.every=100")
     assert nursery.train(whole.root) == [0]
     pids = nursery.start(stopped.root)
@@ -145,9 +145,10 @@ def test_told_to_go_it_saves_leaves_and_goes_on_in_another_layout(nursery: Nurse
     assert nursery.train(stopped.root) == [0]
     assert curve(stopped) == curve(whole)
 
-    wider = make("wider", f"train.start_from={stopped.root}@{saved.step}")
-    assert nursery.train(wider.root, world=2) == [0, 0], log_of(wider)
-    np.testing.assert_allclose(np.array(curve(wider)), np.array(curve(whole)[saved.step :]), rtol=1e-5)
+    for layout in ([], ["layout.tensor=2", "layout.sequence=true"], ["layout.pipeline=2", "layout.virtual_pipeline=2"]):
+        other = make("-".join(["other", *layout]), f"train.start_from={stopped.root}@{saved.step}", *layout)
+        assert nursery.train(other.root, world=2) == [0, 0], log_of(other)
+        np.testing.assert_allclose(np.array(curve(other)), np.array(curve(whole)[saved.step :]), rtol=3e-5)
 
 
 def test_a_full_disk_ends_it_with_a_reason_and_nothing_half_written(nursery: Nursery, make: Make) -> None:

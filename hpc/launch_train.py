@@ -24,9 +24,9 @@ from hpc.rundir import RunDir
 from hpc.serving.preflight import resolve_model
 from hpc.slurm import JobSpec
 from hpc.training.layout import check
-from hpc.training.packing import require_tokenizer, take_in
+from hpc.training.packing import fingerprint, require_same_data, require_tokenizer, take_in
 from hpc.training.shape import read_shape
-from hpc.training.shelf import Checkpoint, parse_reference, shelf_of
+from hpc.training.shelf import Checkpoint, parse_reference, refuse_broken_moves, shelf_of
 
 TRAIN = "train"
 
@@ -199,7 +199,8 @@ def _check(config: TrainRunConfig, world: int) -> None:
         raise ConfigError(
             f"model.path is {config.model.path!r}, training needs its files", "download it and name the folder"
         )
-    check(config.layout, read_shape(Path(config.model.path)), world)
+    shape = read_shape(Path(config.model.path))
+    check(config.layout, shape, world)
     if config.train.packing and config.layout.context > 1:
         raise ConfigError(
             f"packed rows cannot be shared by layout.context={config.layout.context} ranks",
@@ -209,3 +210,12 @@ def _check(config: TrainRunConfig, world: int) -> None:
         with Dataset(Path(config.train.dataset), split=split) as dataset:
             require_tokenizer(dataset, Path(config.model.tokenizer or config.model.path))
             take_in(dataset, config.train)
+            if config.train.start_from is not None and split == config.train.split:
+                _check_start(config, config.train.start_from, dataset, experts=bool(shape.experts))
+
+
+def _check_start(config: TrainRunConfig, reference: str, dataset: Dataset, *, experts: bool) -> None:
+    """The checkpoint of another run can be gone on from, with this data and in this layout."""
+    checkpoint = find_checkpoint(reference, Path()).checkpoint
+    require_same_data(fingerprint(config.train, dataset), checkpoint.data, checkpoint.folder)
+    refuse_broken_moves(checkpoint.layout, to_builtins(config.layout), experts=experts)

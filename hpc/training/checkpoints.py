@@ -18,9 +18,9 @@ from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
 from torch.distributed.checkpoint.api import CheckpointException
 
-from hpc.core.errors import CheckpointError, ConfigError
+from hpc.core.errors import CheckpointError
 from hpc.training.engine import Engine
-from hpc.training.shelf import Checkpoint, Shelf, check_files
+from hpc.training.shelf import Checkpoint, Shelf, check_files, refuse_broken_moves
 
 METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
 """The only format of the distributed optimizer that moves between layouts; the faster ones corrupt Adam's
@@ -123,30 +123,6 @@ class Checkpointer:
         }
         optimizer = self.engine.optimizer.sharded_state_dict(models, is_loading=loading, metadata=METADATA)
         return {**models, "optimizer": optimizer}
-
-
-def refuse_broken_moves(before: dict[str, Any], now: dict[str, Any], *, experts: bool) -> None:
-    """Refuse what Megatron-core 0.16.1 is known to load wrongly.
-
-    Raises:
-        ConfigError: between these layouts.
-    """
-
-    def size(layout: dict[str, Any], name: str) -> Any:
-        return layout.get(name, 1)
-
-    if experts and (size(before, "expert") > 1) != (size(now, "expert") > 1):
-        raise ConfigError(
-            f"the optimizer of experts cannot move from layout.expert={size(before, 'expert')} "
-            f"to {size(now, 'expert')}",
-            "keep expert parallelism on or off, or start from the exported weights",
-        )
-    if bool(before.get("distributed_optimizer")) != bool(now.get("distributed_optimizer")):
-        raise ConfigError(
-            f"a checkpoint with layout.distributed_optimizer={before.get('distributed_optimizer')} cannot be loaded "
-            f"with {now.get('distributed_optimizer')}",
-            "keep it as it was, or start from the exported weights",
-        )
 
 
 class _ResultsFile:

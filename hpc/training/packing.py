@@ -10,13 +10,14 @@ import functools
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from hpc.config.train import TrainConfig
-from hpc.core.errors import DatasetError
+from hpc.core.errors import ConfigError, DatasetError
 from hpc.examples import Dataset
 
 WINDOW = 1024
@@ -218,4 +219,25 @@ def require_tokenizer(dataset: Dataset, folder: Path) -> None:
         raise DatasetError(
             f"{dataset.folder} was built with another tokenizer than {path}",
             "train the model it was built for, or build the dataset again with this model's tokenizer",
+        )
+
+
+def fingerprint(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """All that a position in the data depends on; the number of ranks is not among it."""
+    names = ("split", "seed", "seq_length", "packing", "overlong", "epochs", "global_batch")
+    return {"content": dataset.manifest.content, **{name: getattr(config, name) for name in names}}
+
+
+def require_same_data(now: dict[str, Any], before: dict[str, Any], folder: Path) -> None:
+    """Refuse a checkpoint in ``folder`` whose position is one in other rows.
+
+    Raises:
+        ConfigError: what differs.
+    """
+    differing = sorted(key for key in now if now[key] != before.get(key))
+    if differing:
+        raise ConfigError(
+            f"{folder} was trained on other data or rows ({', '.join(differing)} differ): "
+            "its position means nothing here",
+            "keep them as they were, or start from its exported weights: hpc checkpoint export, then model.path",
         )

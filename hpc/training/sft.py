@@ -15,8 +15,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from hpc.config import to_builtins
-from hpc.config.train import TrainConfig, TrainRunConfig
-from hpc.core.errors import ConfigError
+from hpc.config.train import TrainRunConfig
 from hpc.examples import Dataset
 from hpc.rundir import RunDir
 from hpc.training.batches import Feed, Share, default_device
@@ -24,7 +23,7 @@ from hpc.training.checkpoints import Checkpointer, describe
 from hpc.training.engine import Engine, StepResult
 from hpc.training.guard import Guard
 from hpc.training.metrics import MetricsLog, peak_of, utilization
-from hpc.training.packing import Position
+from hpc.training.packing import Position, fingerprint, require_same_data
 from hpc.training.schedule import learning_rate
 from hpc.training.shelf import Checkpoint, Shelf, parse_reference, shelf_of
 
@@ -224,13 +223,7 @@ class Trainer:
         checkpoint = box[0]
         if checkpoint is None:
             return
-        differing = sorted(key for key in self.data if self.data[key] != checkpoint.data.get(key))
-        if differing:
-            raise ConfigError(
-                f"{checkpoint.folder} was trained on other data or rows ({', '.join(differing)} differ): "
-                "its position means nothing here",
-                "keep them as they were, or start from its exported weights: hpc checkpoint export, then model.path",
-            )
+        require_same_data(self.data, checkpoint.data, checkpoint.folder)
         self.checkpointer.load(checkpoint)
         state = checkpoint.state
         self.step, self.position = checkpoint.step, Position(state["epoch"], state["row"])
@@ -244,9 +237,3 @@ class Trainer:
             return own
         name, which = parse_reference(self.config.start_from)
         return Shelf(RunDir.open(Path(name)).checkpoints).find(which)
-
-
-def fingerprint(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
-    """All that a position in the data depends on; the number of ranks is not among it."""
-    names = ("split", "seed", "seq_length", "packing", "overlong", "epochs", "global_batch")
-    return {"content": dataset.manifest.content, **{name: getattr(config, name) for name in names}}

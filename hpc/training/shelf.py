@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 
 from hpc.core import files
-from hpc.core.errors import CheckpointError, CheckpointNotFound
+from hpc.core.errors import CheckpointError, CheckpointNotFound, ConfigError
 from hpc.rundir import RunDir
 
 MARKER = "STABLE"
@@ -203,6 +203,30 @@ def check_files(checkpoint: Checkpoint) -> None:
                 f"{path} is {'missing' if there < 0 else f'{there} bytes long, not {size}'}",
                 "use another checkpoint of the run (`hpc checkpoint ls`), or restore it from a copy",
             )
+
+
+def refuse_broken_moves(before: dict[str, Any], now: dict[str, Any], *, experts: bool) -> None:
+    """Refuse what Megatron-core 0.16.1 is known to load wrongly.
+
+    Raises:
+        ConfigError: between these layouts.
+    """
+
+    def size(layout: dict[str, Any], name: str) -> Any:
+        return layout.get(name, 1)
+
+    if experts and (size(before, "expert") > 1) != (size(now, "expert") > 1):
+        raise ConfigError(
+            f"the optimizer of experts cannot move from layout.expert={size(before, 'expert')} "
+            f"to {size(now, 'expert')}",
+            "keep expert parallelism on or off, or start from the exported weights",
+        )
+    if bool(before.get("distributed_optimizer")) != bool(now.get("distributed_optimizer")):
+        raise ConfigError(
+            f"a checkpoint with layout.distributed_optimizer={before.get('distributed_optimizer')} cannot be loaded "
+            f"with {now.get('distributed_optimizer')}",
+            "keep it as it was, or start from the exported weights",
+        )
 
 
 def _name(step: int) -> str:

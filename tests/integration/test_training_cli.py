@@ -59,6 +59,12 @@ def test_from_a_dataset_to_weights_that_transformers_loads(overrides: list[str],
     assert [each["step"] for each in listed] == [2, 4]
     assert min(listed, key=lambda each: each["validation_loss"])["best"]
 
+    there = f"train.start_from={tmp_path / 'runs' / 'taught'}@2"
+    assert "(seed differ)" in refusal("train", "sft", *overrides, "run.name=more", there, "train.seed=9")
+    assert "distributed_optimizer=False cannot be loaded with True" in refusal(
+        "train", "sft", *overrides, "run.name=more", there, "layout.distributed_optimizer=true"
+    )
+
     target = tmp_path / "exported"
     assert read("checkpoint", "export", "taught@2", runs, f"--to={target}", "--dry-run")["dry_run"] is True
     assert not target.exists()
@@ -99,6 +105,7 @@ def test_a_dry_run_shows_the_script_and_touches_nothing(overrides: list[str], tm
         ("layout.tensor=4", "layout.tensor=4 does not divide the model's 2 key/value heads"),
         ("layout.pipeline=4", "2 ranks cannot be shared by tensor=1 x pipeline=4"),
         ("layout.context=2", "packed rows cannot be shared by layout.context=2 ranks"),
+        ("train.start_from=/nowhere", "no run directory at /nowhere"),
         ("cluster.resources.train={nodes: 2}", "asks for 2 tasks, this machine starts one"),
     ],
 )

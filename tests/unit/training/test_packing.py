@@ -12,9 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpc.config.train import TrainConfig
-from hpc.core.errors import DatasetError
+from hpc.core.errors import ConfigError, DatasetError
 from hpc.examples import Dataset, DatasetWriter, Example
-from hpc.training.packing import WINDOW, Intake, Position, Rows, best_fit, require_tokenizer, share, take_in
+from hpc.training.packing import (
+    WINDOW,
+    Intake,
+    Position,
+    Rows,
+    best_fit,
+    fingerprint,
+    require_same_data,
+    require_tokenizer,
+    share,
+    take_in,
+)
 
 
 def intake(lengths: list[int]) -> Intake:
@@ -160,3 +171,16 @@ def test_a_dataset_that_names_no_tokenizer_is_taken(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with dataset(tmp_path / "d", [LONG]) as data:
         require_tokenizer(data, tmp_path)
+
+
+# ---- positions
+
+
+def test_a_position_in_other_rows_is_refused(tmp_path: Path) -> None:
+    with dataset(tmp_path / "d", [LONG]) as data:
+        before = fingerprint(TrainConfig(seed=1, global_batch=8), data)
+        require_same_data(fingerprint(TrainConfig(seed=1, global_batch=8, steps=5), data), before, tmp_path)
+        with pytest.raises(ConfigError, match=r"other data or rows \(global_batch, seed differ\)"):
+            require_same_data(fingerprint(TrainConfig(seed=2, global_batch=4), data), before, tmp_path)
+    with dataset(tmp_path / "e", [LONG, LONG]) as other, pytest.raises(ConfigError, match=r"\(content differ\)"):
+        require_same_data(fingerprint(TrainConfig(seed=1, global_batch=8), other), before, tmp_path)

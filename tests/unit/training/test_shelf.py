@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hpc.core.errors import CheckpointError, CheckpointNotFound
-from hpc.training.shelf import MARKER, Checkpoint, Shelf, parse_reference
+from hpc.core.errors import CheckpointError, CheckpointNotFound, ConfigError
+from hpc.training.shelf import MARKER, Checkpoint, Shelf, parse_reference, refuse_broken_moves
 
 
 def about(step: int, validation: float | None = None) -> Checkpoint:
@@ -96,3 +97,32 @@ def test_one_that_is_not_there_is_named_with_those_that_are(shelf: Shelf, which:
 def test_references() -> None:
     assert parse_reference("mine") == ("mine", None)
     assert parse_reference("runs/mine@best") == ("runs/mine", "best")
+
+
+# ---- layouts
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "experts"),
+    [
+        ({"expert": 1}, {"expert": 1, "tensor": 4}, True),
+        ({"expert": 2}, {"expert": 4}, True),
+        ({"expert": 1}, {"expert": 2}, False),
+        ({"distributed_optimizer": True}, {"distributed_optimizer": True, "pipeline": 2}, False),
+    ],
+)
+def test_what_moves_between_layouts(before: dict[str, Any], now: dict[str, Any], experts: bool) -> None:
+    refuse_broken_moves(before, now, experts=experts)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
+    [
+        ({"expert": 1}, {"expert": 2}, "layout.expert=1 to 2"),
+        ({"expert": 4}, {}, "layout.expert=4 to 1"),
+        ({}, {"distributed_optimizer": True}, "cannot be loaded with True"),
+    ],
+)
+def test_what_is_loaded_wrongly_is_refused(before: dict[str, Any], now: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        refuse_broken_moves(before, now, experts=True)

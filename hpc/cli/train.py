@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,10 +48,33 @@ def sft(overrides: tuple[str, ...], dry_run: bool, watch: bool, as_json: bool) -
       hpc train sft model=custom model.name=m model.path=/models/m train.dataset=datasets/guided \\
         layout.tensor=4 train.ranks_per_node=8 cluster=slurm
     """
+    _launch([*overrides, "train.method=sft"], overrides, dry_run=dry_run, watch=watch, as_json=as_json)
+
+
+@train.command()
+@click.argument("overrides", nargs=-1)
+@click.option("--dry-run", is_flag=True, help="Print the batch script and the resolved configuration; submit nothing.")
+@click.option("--watch", is_flag=True, help="Stay and show the progress until the training is over.")
+@json_option
+def grpo(overrides: tuple[str, ...], dry_run: bool, watch: bool, as_json: bool) -> None:
+    """One round of GRPO on rollouts stored as a dataset with advantages and the engine's log-probabilities.
+
+    It makes the updates of one round. Collecting rollouts, giving them advantages and serving the new
+    weights between rounds is not done by this command.
+
+    \b
+    Example:
+      hpc train grpo model=custom model.name=m model.path=models/round-6 train.dataset=datasets/rollouts-7
+    """
+    wanted = ["train=grpo", *overrides, "train.method=grpo"]
+    _launch(wanted, overrides, dry_run=dry_run, watch=watch, as_json=as_json)
+
+
+def _launch(wanted: Sequence[str], overrides: Sequence[str], *, dry_run: bool, watch: bool, as_json: bool) -> None:
     from hpc.config import compose
     from hpc.launch_train import launch_training
 
-    launch = launch_training(compose("train", overrides), overrides=overrides, dry_run=dry_run)
+    launch = launch_training(compose("train", wanted), overrides=overrides, dry_run=dry_run)
     if dry_run:
         print_plan(launch, as_json)
         return

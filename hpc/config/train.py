@@ -52,6 +52,22 @@ class OptimizerConfig(Config):
                 raise ValueError(f"{name} is {getattr(self, name)}, it must be 0 or more")
 
 
+class PolicyConfig(Config):
+    """The loss of GRPO."""
+
+    clip: float = 0.2
+    """A token's probability may gain by a change of at most this share, relative to that it was sampled with."""
+    kl: float = 0.001
+    """Weight of the penalty (k3) for leaving the policy that the rollouts were sampled with; 0: none."""
+    temperature: float = 1.0
+    """Temperature of the engine's log-probabilities; 1 for vLLM, which gives those before temperature."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "clip", "temperature")
+        if self.kl < 0:
+            raise ValueError(f"kl is {self.kl}, it must be 0 or more")
+
+
 class GuardConfig(Config):
     """What to do about a step whose loss or gradient is no number, or far beyond the usual."""
 
@@ -107,8 +123,9 @@ class MetricsConfig(Config):
 class TrainConfig(Config):
     """One training of a model on a dataset."""
 
-    method: Literal["sft"] = "sft"
-    """sft: predict the trained tokens of the examples."""
+    method: Literal["sft", "grpo"] = "sft"
+    """sft: predict the trained tokens of the examples; grpo: raise or lower their probabilities by the
+    advantages that the dataset has, which must hold the engine's log-probabilities, too."""
     dataset: str = ""
     """Folder of a dataset, as `hpc dataset build` makes it. It must be given."""
     split: str = "train"
@@ -147,6 +164,8 @@ class TrainConfig(Config):
     and the position in the data, in any layout. None: the model's own weights."""
     optimizer: OptimizerConfig = msgspec.field(default_factory=OptimizerConfig)
     """AdamW and its learning rate."""
+    policy: PolicyConfig = msgspec.field(default_factory=PolicyConfig)
+    """The loss of GRPO."""
     guard: GuardConfig = msgspec.field(default_factory=GuardConfig)
     """Steps gone wrong."""
     checkpoints: CheckpointsConfig = msgspec.field(default_factory=CheckpointsConfig)
@@ -164,6 +183,8 @@ class TrainConfig(Config):
             raise ValueError(
                 f"micro_batch is {self.micro_batch} with packing, it must be 1: a packed row holds several examples"
             )
+        if self.validation is not None and self.method == "grpo":
+            raise ValueError(f"validation is {self.validation!r} with method=grpo, which has none; set it null")
         if self.validation is not None and self.validation == self.split:
             raise ValueError(f"validation is {self.validation!r}, the split that is trained on; name another")
 
@@ -172,7 +193,7 @@ class TrainRunDirConfig(Config):
     """Where a training writes."""
 
     name: str | None = None
-    """Name of the run directory; None: sft-<date>-<time>."""
+    """Name of the run directory; None: METHOD-<date>-<time>."""
     root: str = "runs"
     """Folder of run directories."""
 

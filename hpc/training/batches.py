@@ -34,6 +34,10 @@ class Batch(msgspec.Struct, frozen=True):
     loss_mask: torch.Tensor
     position_ids: torch.Tensor
     packed: PackedSeqParams | None
+    advantages: torch.Tensor | None = None
+    """Of each label, where the dataset has them (so for ``sampled``)."""
+    sampled: torch.Tensor | None = None
+    """The log-probability with which the engine sampled each label; 0 where it did not."""
 
 
 class Portion(msgspec.Struct, frozen=True):
@@ -138,6 +142,8 @@ class Feed:
                     f"example {example.id} has the token {example.tokens.max()}, the model knows {self.vocabulary}",
                     "train the model whose tokenizer the dataset was built with",
                 )
+            if self.config.method == "grpo":
+                _require_policy(example)
             if self.intake.tokens <= CACHED_TOKENS:
                 self._cache[index] = example
         end = int(self.intake.positions[index]) + 1
@@ -148,7 +154,29 @@ class Feed:
         for key in ("task_id", "arm"):
             if key in example.meta:
                 self.composition[f"{key}={example.meta[key]}"] += 1
-        return msgspec.structs.replace(example, tokens=example.tokens[:end], loss_mask=mask)
+        if self.config.method != "grpo":
+            return msgspec.structs.replace(
+                example, tokens=example.tokens[:end], loss_mask=mask, advantages=None, logprobs=None
+            )
+        return msgspec.structs.replace(
+            example,
+            tokens=example.tokens[:end],
+            loss_mask=mask,
+            advantages=None if example.advantages is None else example.advantages[:end],
+            logprobs=None if example.logprobs is None else example.logprobs[:end],
+        )
+
+
+def _require_policy(example: Example) -> None:
+    """Raise unless every trained token has an advantage and the engine's log-probability."""
+    trained = example.loss_mask.astype(bool)
+    for name in ("advantages", "logprobs"):
+        values = getattr(example, name)
+        if values is None or not np.isfinite(values[trained]).all():
+            raise DatasetError(
+                f"example {example.id} has trained tokens without {name}, which GRPO needs",
+                "build the dataset from rollouts of our own server, with rewards",
+            )
 
 
 class Arrays(msgspec.Struct, frozen=True):
@@ -158,6 +186,8 @@ class Arrays(msgspec.Struct, frozen=True):
     labels: NDArray[np.int64]
     loss_mask: NDArray[np.float32]
     position_ids: NDArray[np.int64]
+    advantages: NDArray[np.float32] | None = None
+    sampled: NDArray[np.float32] | None = None
     ends: list[int] | None = None
 
 
@@ -170,7 +200,7 @@ def packed_row(examples: Sequence[Example], multiple: int = 1, length: int | Non
     if size > used:
         ends.append(size)
         counts.append(size - used)
-    arrays = _zeros(1, size, ends)
+    arrays = _zeros(1, size, ends, policy=any(example.advantages is not None for example in examples))
     start = 0
     for example, count in zip(examples, counts, strict=False):
         _put(arrays, 0, start, example)
@@ -183,7 +213,8 @@ def padded_rows(examples: Sequence[Example | None], multiple: int = 1, length: i
     """One example in each row, padded at its end; None: a row of padding alone."""
     used = max((len(example.tokens) - 1 for example in examples if example is not None), default=1)
     size = length if length is not None else -(-used // multiple) * multiple
-    arrays = _zeros(len(examples), size, None)
+    policy = any(example is not None and example.advantages is not None for example in examples)
+    arrays = _zeros(len(examples), size, None, policy=policy)
     for row, example in enumerate(examples):
         if example is not None:
             _put(arrays, row, 0, example)
@@ -212,6 +243,8 @@ def to_device(arrays: Arrays, part: Share, device: torch.device | None = None) -
         loss_mask=tensor(arrays.loss_mask),
         position_ids=tensor(arrays.position_ids),
         packed=packed,
+        advantages=None if arrays.advantages is None else tensor(arrays.advantages),
+        sampled=None if arrays.sampled is None else tensor(arrays.sampled),
     )
 
 
@@ -227,11 +260,22 @@ def default_device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def _zeros(rows: int, size: int, ends: list[int] | None) -> Arrays:
+def _zeros(rows: int, size: int, ends: list[int] | None, *, policy: bool) -> Arrays:
     def whole() -> NDArray[np.int64]:
         return np.zeros((rows, size), np.int64)
 
-    return Arrays(whole(), whole(), np.zeros((rows, size), np.float32), whole(), ends)
+    def real() -> NDArray[np.float32]:
+        return np.zeros((rows, size), np.float32)
+
+    return Arrays(
+        tokens=whole(),
+        labels=whole(),
+        loss_mask=real(),
+        position_ids=whole(),
+        advantages=real() if policy else None,
+        sampled=real() if policy else None,
+        ends=ends,
+    )
 
 
 def _put(arrays: Arrays, row: int, start: int, example: Example) -> None:
@@ -239,3 +283,6 @@ def _put(arrays: Arrays, row: int, start: int, example: Example) -> None:
     arrays.tokens[row, start:end] = example.tokens[:-1]
     arrays.labels[row, start:end] = example.tokens[1:]
     arrays.loss_mask[row, start:end] = example.loss_mask[1:]
+    if arrays.advantages is not None and arrays.sampled is not None and example.advantages is not None:
+        arrays.advantages[row, start:end] = example.advantages[1:]
+        arrays.sampled[row, start:end] = np.nan_to_num(example.logprobs[1:]) if example.logprobs is not None else 0.0

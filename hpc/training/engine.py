@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
@@ -24,8 +24,15 @@ from hpc.training.guard import Verdict
 Judge = Callable[[float, int, float], Verdict]
 """(mean loss, trained tokens, norm of the gradient) -> what to do with the step."""
 
-TokenLoss = Callable[[torch.Tensor, Batch], torch.Tensor]
-"""From what the model gives on its last pipeline stage and the batch to a loss per token, [b, s]."""
+
+class TokenLoss(Protocol):
+    """The loss of a method other than SFT, from the logits [b, s, vocabulary / tensor ranks]."""
+
+    names: tuple[str, ...]
+    """Of the figures that it gives beside the loss."""
+
+    def __call__(self, logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of each token, [b, s], and each figure as a sum over the batch's trained tokens."""
 
 
 class StepResult(NamedTuple):
@@ -35,6 +42,8 @@ class StepResult(NamedTuple):
     tokens: int
     grad_norm: float
     verdict: Verdict
+    figures: dict[str, float]
+    """Means over the trained tokens of what the method gives beside the loss."""
 
 
 class Engine:
@@ -97,7 +106,7 @@ class Engine:
             chunk.train()
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
-        loss, tokens = self._run(self.chunks, batches, forward_only=False, token_loss=token_loss)
+        loss, tokens, figures = self._run(self.chunks, batches, forward_only=False, token_loss=token_loss)
         with torch.no_grad():
             self.optimizer.prepare_grads()
             norm = float(self.optimizer.get_grad_norm())
@@ -105,18 +114,19 @@ class Engine:
             if verdict == "ok":
                 self._clip(norm)
                 self.optimizer.step_with_ready_grads()
-        return StepResult(loss, tokens, norm, verdict)
+        return StepResult(loss, tokens, norm, verdict, figures)
 
     def evaluate(self, batches: Sequence[Batch]) -> tuple[float, int]:
         """Mean loss and trained tokens of one batch, without gradients."""
         for chunk in self.chunks:
             chunk.eval()
         with torch.no_grad():
-            return self._run(self.chunks, batches, forward_only=True, token_loss=None)
+            loss, tokens, _ = self._run(self.chunks, batches, forward_only=True, token_loss=None)
+        return loss, tokens
 
     def _run(
         self, chunks: list[Any], batches: Sequence[Batch], *, forward_only: bool, token_loss: TokenLoss | None
-    ) -> tuple[float, int]:
+    ) -> tuple[float, int, dict[str, float]]:
         iterators = [iter(batches) for _ in chunks]
         losses = get_forward_backward_func()(
             forward_step_func=partial(_forward, token_loss=token_loss),
@@ -127,7 +137,8 @@ class Engine:
             micro_batch_size=batches[0].tokens.shape[0],
             forward_only=forward_only,
         )
-        total = torch.zeros(2, dtype=torch.float64, device=default_device())
+        names = token_loss.names if token_loss is not None else ()
+        total = torch.zeros(2 + len(names), dtype=torch.float64, device=default_device())
         for sums in losses:  # on the last pipeline stage; elsewhere there are none
             total += sums.to(total)
         dist.all_reduce(total, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
@@ -137,8 +148,9 @@ class Engine:
                 src=parallel_state.get_pipeline_model_parallel_last_rank(),
                 group=parallel_state.get_pipeline_model_parallel_group(),
             )
-        loss, tokens = total.tolist()
-        return loss / max(tokens, 1.0), int(tokens)
+        loss, tokens, *sums = total.tolist()
+        count = max(tokens, 1.0)
+        return loss / count, int(tokens), {name: value / count for name, value in zip(names, sums, strict=True)}
 
     def _clip(self, norm: float) -> None:
         limit = self.config.optimizer.clip_grad
@@ -164,8 +176,11 @@ def _forward(
     )
 
     def reduce(output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        losses = output.float() if token_loss is None else token_loss(output, batch)
+        if token_loss is None:
+            losses, more = output.float(), output.new_zeros(0)
+        else:
+            losses, more = token_loss(output, batch)
         total, count = (losses * batch.loss_mask).sum(), batch.loss_mask.sum()
-        return total, count.to(torch.int), torch.stack([total.detach(), count])
+        return total, count.to(torch.int), torch.cat([torch.stack([total.detach(), count]), more.detach()])
 
     return output, reduce

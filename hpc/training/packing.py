@@ -224,7 +224,7 @@ def require_tokenizer(dataset: Dataset, folder: Path) -> None:
 
 def fingerprint(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     """All that a position in the data depends on; the number of ranks is not among it."""
-    names = ("split", "seed", "seq_length", "packing", "overlong", "epochs", "global_batch")
+    names = ("method", "split", "seed", "seq_length", "packing", "overlong", "epochs", "global_batch")
     return {"content": dataset.manifest.content, **{name: getattr(config, name) for name in names}}
 
 

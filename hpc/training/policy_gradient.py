@@ -4,19 +4,20 @@ token, the penalty for leaving the reference, and how far engine and trainer dif
 Sources: GRPO, Shao et al. 2024 (DeepSeekMath), 4.1; token-mean normalization as DeepResearcher (Zheng et al.
 2025) trains; the k3 estimator, Schulman 2020, "Approximating KL divergence".
 
-Shapes are [b, s]; log-probabilities are natural logarithms. A token without an engine's log-probability
-(NaN) takes no part in the drift.
+Shapes are [b, s]; log-probabilities are natural logarithms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
 from numpy.typing import NDArray
+
+from hpc.config.train import PolicyConfig
+from hpc.training.batches import Batch
 
 EPSILON = 1e-6
 """Keeps a group whose rewards are all equal from a division by zero; its advantages are 0."""
@@ -51,17 +52,15 @@ def token_logprobs(logits: torch.Tensor, labels: torch.Tensor, *, temperature: f
 
     Megatron-core's cross entropy subtracts the maximum from its input in place, so it is given a copy.
     """
-    scaled = (logits.float() / temperature).transpose(0, 1).clone(memory_format=torch.contiguous_format)
+    scaled = (logits / temperature).float().transpose(0, 1).clone(memory_format=torch.contiguous_format)
     losses: torch.Tensor = vocab_parallel_cross_entropy(scaled, labels.transpose(0, 1).contiguous())
     return -losses.transpose(0, 1)
 
 
-def clipped_loss(
-    new: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor, *, clip_low: float = 0.2, clip_high: float = 0.2
-) -> torch.Tensor:
-    """- min(r A, clip(r, 1 - low, 1 + high) A) for each token, with the ratio r = exp(new - old)."""
+def clipped_loss(new: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor, *, clip: float) -> torch.Tensor:
+    """- min(r A, clip(r, 1 - clip, 1 + clip) A) for each token, with the ratio r = exp(new - old)."""
     ratio = (new - old).exp()
-    return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
+    return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
 
 
 def k3_penalty(new: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
@@ -71,46 +70,38 @@ def k3_penalty(new: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     return difference.exp() - difference - 1
 
 
-def policy_loss(
-    new: torch.Tensor,
-    old: torch.Tensor,
-    advantages: torch.Tensor,
-    reference: torch.Tensor | None = None,
-    *,
-    clip: float = 0.2,
-    kl: float = 0.001,
-) -> torch.Tensor:
-    """The loss of each token. The engine sums it over trained tokens and divides by their number in the
-    whole batch (token mean): long rollouts weigh more than short ones, and observations weigh nothing."""
-    loss = clipped_loss(new, old, advantages, clip_low=clip, clip_high=clip)
-    return loss if reference is None or kl == 0 else loss + kl * k3_penalty(new, reference)
+class PolicyLoss:
+    """GRPO's loss for each token of a batch, and how far the trainer is from the engine.
 
+    The engine of `hpc.training.engine` sums losses over trained tokens and divides by their number in the
+    whole batch (token mean): long rollouts weigh more than short ones, observations and guidance nothing.
 
-class Drift(NamedTuple):
-    """How far the trainer's log-probabilities are from those the engine sampled with, over ``tokens``.
-
-    ``ratio`` is the mean of exp(trainer - engine): 1 when both are the same; ``kl`` the k3 estimate of
-    KL(engine || trainer); ``worst`` the largest absolute difference.
+    The figures are means over trained tokens: ``ratio`` of the probabilities now and when sampled, ``drift``
+    (trainer less engine), ``kl`` (k3 estimate of KL(engine || trainer)), and ``clipped``, the share of
+    tokens that clipping took the gradient from. Before the first update of a round ratio is 1 and the others
+    are 0, but for what engine and trainer compute differently.
     """
 
-    tokens: int
-    mean: float
-    worst: float
-    ratio: float
-    kl: float
+    names: tuple[str, ...] = ("ratio", "drift", "kl", "clipped")
 
+    def __init__(self, config: PolicyConfig) -> None:
+        self.config = config
 
-def drift(trainer: torch.Tensor, engine: torch.Tensor, mask: torch.Tensor) -> Drift:
-    """Compare on the trained tokens that the engine sampled."""
-    chosen = mask.bool() & torch.isfinite(engine)
-    count = int(chosen.sum())
-    if count == 0:
-        return Drift(0, 0.0, 0.0, 1.0, 0.0)
-    difference = (trainer - engine)[chosen].double()
-    return Drift(
-        tokens=count,
-        mean=float(difference.mean()),
-        worst=float(difference.abs().max()),
-        ratio=float(difference.exp().mean()),
-        kl=float((difference.exp() - difference - 1).mean()),
-    )
+    def __call__(self, logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Losses [b, s] and the figures' sums.
+
+        Raises:
+            ValueError: the batch has no advantages.
+        """
+        if batch.advantages is None or batch.sampled is None:
+            raise ValueError("a batch without advantages and log-probabilities")
+        new = token_logprobs(logits, batch.labels, temperature=self.config.temperature)
+        losses = clipped_loss(new, batch.sampled, batch.advantages, clip=self.config.clip)
+        losses = losses + self.config.kl * k3_penalty(new, batch.sampled)
+        with torch.no_grad():
+            difference = (new - batch.sampled) * batch.loss_mask
+            ratio = difference.exp()
+            gains = torch.where(batch.advantages > 0, ratio > 1 + self.config.clip, ratio < 1 - self.config.clip)
+            figures = [ratio, difference, ratio - difference - 1, gains.float()]
+            sums = torch.stack([(figure * batch.loss_mask).sum() for figure in figures])
+        return losses, sums

@@ -19,9 +19,9 @@ from hpc.rundir import RunDir
 from hpc.training.checkpoints import METADATA
 from hpc.training.convert import load_hf
 from hpc.training.export import export_hf
+from hpc.training.loop import Built, Outcome, Trainer
 from hpc.training.model import build_model, start_parallel
 from hpc.training.platform import backend, prepare
-from hpc.training.sft import Built, Outcome, Trainer
 from hpc.training.shape import ModelShape, read_shape
 from hpc.training.shelf import Checkpoint
 from hpc.training.world import Place, meet

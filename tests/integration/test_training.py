@@ -17,6 +17,7 @@ from hpc.core.locate import data_dir
 from hpc.examples import DatasetWriter, Example
 from hpc.rundir import RunDir
 from hpc.training.metrics import read_metrics
+from hpc.training.policy_gradient import group_advantages
 from hpc.training.shelf import shelf_of
 from tests.integration.training_ranks import Nursery
 
@@ -199,3 +200,38 @@ def test_a_loss_that_is_no_number_leaves_the_weights_alone(nursery: Nursery, mak
     verdicts = [record.get("verdict", "ok") for record in read_metrics(run.metrics, "step")]
     assert verdicts[0] == "ok" and set(verdicts[1:]) == {"nan"}
     assert "the 5th such step in a row" in log_of(run)
+
+
+def test_grpo_starts_where_the_engine_is_and_follows_the_advantages(
+    nursery: Nursery, make: Make, tmp_path: Path
+) -> None:
+    """Rollouts that transformers says it sampled: ratio 1 at first; then good ones gain and bad ones lose."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    generator = np.random.default_rng(2)
+    rewards, tokens = [1.0, 0.0, 0.0, 1.0], generator.integers(0, 900, (4, 20)).astype(np.int32)
+    advantages = group_advantages(rewards, ["one"] * 4)
+    with DatasetWriter(tmp_path / "rollouts", about={}) as writer:
+        for number, each in enumerate(tokens):
+            with torch.no_grad():
+                logits = model(torch.from_numpy(each[None].astype(np.int64))).logits[0]
+            logprobs = np.full(20, np.nan, np.float32)
+            chosen = logits[:-1].log_softmax(-1).gather(1, torch.from_numpy(each[1:, None].astype(np.int64)))
+            logprobs[8:] = chosen[7:, 0].numpy()
+            mask = np.array([0] * 8 + [1] * 12, np.uint8)
+            gain = np.full(20, advantages[number], np.float32)
+            writer.add(Example(id=f"r{number}", tokens=each, loss_mask=mask, logprobs=logprobs, advantages=gain))
+    changes = [
+        f"train.dataset={tmp_path / 'rollouts'}", "train.method=grpo", "train.epochs=4", "train.steps=4",
+        "train.global_batch=2", "train.seq_length=40", "train.optimizer.lr=0.0003", "train.optimizer.warmup_steps=0",
+    ]  # fmt: skip
+    alone, pair = make("alone", *changes), make("pair", *changes, "layout.tensor=2", "layout.sequence=true")
+    assert nursery.train(alone.root) == [0], log_of(alone)
+    assert nursery.train(pair.root, world=2) == [0, 0], log_of(pair)
+    first, *later = read_metrics(alone.metrics, "step")
+    assert first["ratio"] == pytest.approx(1, abs=1e-5) and first["kl"] < 1e-8
+    assert abs(first["loss"]) < 1e-5  # the advantages of a group balance each other
+    assert later[-1]["loss"] < first["loss"] - 0.05
+    np.testing.assert_allclose(np.array(curve(alone)), np.array(curve(pair)), rtol=1e-3, atol=1e-6)

@@ -105,6 +105,7 @@ def test_a_dry_run_shows_the_script_and_touches_nothing(overrides: list[str], tm
         ("layout.tensor=4", "layout.tensor=4 does not divide the model's 2 key/value heads"),
         ("layout.pipeline=4", "2 ranks cannot be shared by tensor=1 x pipeline=4"),
         ("layout.context=2", "packed rows cannot be shared by layout.context=2 ranks"),
+        ("train.validation=train", "validation is 'train', the split that is trained on"),
         ("train.start_from=/nowhere", "no run directory at /nowhere"),
         ("cluster.resources.train={nodes: 2}", "asks for 2 tasks, this machine starts one"),
     ],
@@ -128,3 +129,9 @@ def test_a_dataset_of_another_tokenizer_is_refused(overrides: list[str], tmp_pat
 
 def test_other_runs_are_no_trainings(tmp_path: Path) -> None:
     assert "no training under" in refusal("train", "status", f"--runs={tmp_path}")
+
+
+def test_the_verb_decides_the_method(overrides: list[str]) -> None:
+    plan = read("train", "grpo", *overrides, "train.validation=null", "--dry-run")
+    assert plan["config"]["train"]["method"] == "grpo"
+    assert read("train", "sft", *overrides, "--dry-run")["config"]["train"]["method"] == "sft"

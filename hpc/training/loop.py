@@ -24,6 +24,7 @@ from hpc.training.engine import Engine, StepResult
 from hpc.training.guard import Guard
 from hpc.training.metrics import MetricsLog, peak_of, utilization
 from hpc.training.packing import Position, fingerprint, require_same_data
+from hpc.training.policy_gradient import PolicyLoss
 from hpc.training.schedule import learning_rate
 from hpc.training.shelf import Checkpoint, Shelf, parse_reference, shelf_of
 
@@ -73,6 +74,7 @@ class Trainer:
         self.steps = min(self.config.steps or self.feed.steps, self.feed.steps)
         self.data = fingerprint(self.config, self.feed.dataset)
         self.engine = Engine(built.chunks, self.config, distributed_optimizer=config.layout.distributed_optimizer)
+        self.token_loss = PolicyLoss(self.config.policy) if self.config.method == "grpo" else None
         self.guard = Guard(self.config.guard)
         self.step, self.position = 0, Position()
         self.before: Counter[str] = Counter()
@@ -121,7 +123,7 @@ class Trainer:
         def judge(loss: float, tokens: int, norm: float) -> Any:
             return self.guard.judge(number, loss=loss, tokens=tokens, norm=norm)
 
-        result = self.engine.step(feed.batches, lr, judge)
+        result = self.engine.step(feed.batches, lr, judge, self.token_loss)
         epoch = self.position.epoch
         self.step, self.position = number, feed.after
         self.losses["train"] = result.loss
@@ -134,6 +136,7 @@ class Trainer:
             "loss": result.loss,
             "lr": lr,
             "grad_norm": result.grad_norm,
+            **result.figures,
             "epoch": epoch,
             "tokens": positions,
             "trained_tokens": result.tokens,

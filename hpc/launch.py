@@ -404,7 +404,7 @@ def _create(
 ) -> RunDir:
     run = RunDir.create(
         Path(config.run.root) / name,
-        manifest={**_provenance(overrides), **extra},
+        manifest={**provenance(overrides), **extra},
         config=to_builtins(config),
         config_hash=config_hash(config),
     )
@@ -452,7 +452,7 @@ def _known_states(run: RunDir, job: str | None = None) -> list[slurm.ElementStat
     return elements
 
 
-def _provenance(overrides: Sequence[str]) -> dict[str, Any]:
+def provenance(overrides: Sequence[str]) -> dict[str, Any]:
     """Who launched what with which code. The command line holds no secrets: flags never do."""
     return {
         "apollo_hpc": __version__,

@@ -14,6 +14,10 @@
       episodes/<index>/      log.frames, workspace/, outbox.frames, inbox.frames, task.json, result.json
       trajectories/<index>.h5, index.json
       labels/<index>.jsonl   verdicts on actions, only ever added to
+      checkpoints/step-<n>/  trained state, whole once its STABLE is there (hpc.training.shelf)
+      meetings/<start>.json  where the ranks of one start of a training find each other
+      metrics.jsonl  tensorboard/
+      exports/<step>/        weights in Hugging Face format
       logs/  report/
       done.json              written when every episode has ended or the run was cancelled
 """
@@ -115,6 +119,28 @@ class RunDir:
     @property
     def keys(self) -> Path:
         return self.root / "keys"
+
+    # ---- training
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    def meeting(self, start: str) -> Path:
+        """Where the ranks of one start of a job find each other."""
+        return self.root / "meetings" / f"{start}.json"
+
+    @property
+    def metrics(self) -> Path:
+        """The figures of a training, one JSON line each."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
+    def export(self, step: int) -> Path:
+        """The weights of a checkpoint in Hugging Face format."""
+        return self.root / "exports" / f"step-{step:08d}"
 
     # ---- episodes
     def episode(self, index: int) -> Path:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 KINDS: dict[str, str] = {
     "episode": "jobs.episode:EpisodeJob",
+    "export": "jobs.export:ExportJob",
     "finalize": "jobs.finalize:FinalizeJob",
     "router": "jobs.router:RouterJob",
     "serve": "jobs.serve:ServeJob",
+    "train": "jobs.train:TrainJob",
 }
 """Kind -> the callable struct that runs one element. Its fields are the element's payload; it is
 called with the run directory and the allocation and returns an exit status:

@@ -12,6 +12,7 @@ from hpc import __version__
 from hpc.core.errors import HpcError
 
 NOUNS: dict[str, tuple[str, str]] = {
+    "checkpoint": ("hpc.cli.checkpoint:checkpoint", "List checkpoints of trainings and export them."),
     "config": ("hpc.cli.config:config", "Show and list configurations."),
     "dataset": ("hpc.cli.dataset:dataset", "Build datasets from trajectories; prove what is trained."),
     "doctor": ("hpc.cli.doctor:doctor", "Check this machine and cluster; say how to mend what is wrong."),
@@ -23,6 +24,7 @@ NOUNS: dict[str, tuple[str, str]] = {
     "run": ("hpc.cli.run:run", "List, watch, cancel and clean runs."),
     "server": ("hpc.cli.server:server", "Launch vLLM servers and watch them."),
     "task": ("hpc.cli.task:task", "List tasks and print an expert sheet."),
+    "train": ("hpc.cli.train:train", "Train models on Megatron-core and follow it."),
     "traj": ("hpc.cli.traj:traj", "List, show and check stored trajectories."),
 }
 

@@ -68,6 +68,7 @@ DEFAULT_RESOURCES: dict[str, Resources] = {
     "router": Resources(time_min=2880, cpus=1, mem_gb=2),
     "episode": Resources(time_min=720, cpus=2, mem_gb=4),
     "finalize": Resources(time_min=2880, cpus=1, mem_gb=1),
+    "train": Resources(time_min=1440, gpus=1, cpus=8, mem_gb=64),
 }
 """Used for a kind that the configuration does not mention."""
 

@@ -28,6 +28,7 @@ KINDS: dict[str, str] = {
     "server": "hpc.config.server:ServerRunConfig",
     "router": "hpc.config.router:RouterRunConfig",
     "supervision": "hpc.config.supervision:SupervisionRunConfig",
+    "train": "hpc.config.train:TrainRunConfig",
 }
 """Job kind -> the struct that its composed configuration must fit. The root file is ``KIND.yaml``."""
 

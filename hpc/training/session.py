@@ -1,0 +1,93 @@
+"""One rank from beginning to end: the process group, the model, the loop; and the way back to Hugging Face weights."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing, parallel_state
+
+from hpc.config.layout import LayoutConfig
+from hpc.config.train import TrainRunConfig
+from hpc.core.errors import CheckpointError, ConfigError
+from hpc.rundir import RunDir
+from hpc.training.checkpoints import METADATA
+from hpc.training.convert import load_hf
+from hpc.training.export import export_hf
+from hpc.training.loop import Built, Outcome, Trainer
+from hpc.training.model import build_model, start_parallel
+from hpc.training.platform import backend, prepare
+from hpc.training.shape import ModelShape, read_shape
+from hpc.training.shelf import Checkpoint
+from hpc.training.world import Place, meet
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+
+
+def train(run: RunDir, config: TrainRunConfig, place: Place, *, stopping: Callable[[], bool]) -> Outcome:
+    """Train, or go on with it, until it is over or the job must go.
+
+    Raises:
+        HpcError: something cannot be used, or the disk is full; the message says what.
+    """
+    if config.layout.distributed_optimizer and prepare() == "cpu":
+        raise ConfigError(
+            "layout.distributed_optimizer on the CPU: its checkpoints lose Adam's step count there",
+            "set layout.distributed_optimizer=false",
+        )
+    folder = Path(config.model.path)
+    shape = read_shape(folder)
+    with _ranks(place, config.layout, shape, threads=config.train.threads, seed=config.train.seed):
+        chunks = build_model(shape, config.layout, precision=config.train.precision, recompute=config.train.recompute)
+        load_hf(chunks, shape, folder)
+        built = Built(chunks, config.layout.row_multiple, shape.vocabulary, shape.flops)
+        with ExitStack() as stack:
+            outcome = Trainer(run, config, built, stopping=stopping, stack=stack).run()
+        dist.barrier()
+    return outcome
+
+
+def export_weights(config: TrainRunConfig, checkpoint: Checkpoint, target: Path, *, run: str) -> None:
+    """Write a checkpoint as Hugging Face weights; one process is enough, whatever the layout was.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        ExportFailed: the folder is there already, or the disk is full.
+    """
+    source = Path(config.model.path)
+    shape = read_shape(source)
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Place(rank=0, world=1, local_rank=0, meeting=Path(temporary) / "meeting.json")
+        with _ranks(place, LayoutConfig(), shape, threads=config.train.threads, seed=0):
+            chunks = build_model(shape, LayoutConfig(), precision=config.train.precision)
+            try:
+                wanted = {"model0": chunks[0].sharded_state_dict(metadata=METADATA)}
+                loaded = dist_checkpointing.load(wanted, str(checkpoint.folder / "state"))
+                chunks[0].load_state_dict(loaded["model0"], strict=False)
+            except (OSError, RuntimeError, KeyError, ValueError) as error:
+                raise CheckpointError(
+                    f"cannot read {checkpoint.folder}: {' '.join(str(error).split())[:300]}", "export another one"
+                ) from error
+            export_hf(chunks, shape, source, target, about={"run": run, "step": checkpoint.step})
+
+
+@contextmanager
+def _ranks(place: Place, layout: LayoutConfig, shape: ModelShape, *, threads: int, seed: int) -> Iterator[None]:
+    """The process group and Megatron-core's groups in it, as long as the block lasts."""
+    torch.set_num_threads(threads)
+    if prepare() == "cuda":
+        torch.cuda.set_device(place.local_rank)
+    dist.init_process_group(
+        backend(), store=meet(place), rank=place.rank, world_size=place.world, timeout=COLLECTIVE_TIMEOUT
+    )
+    try:
+        start_parallel(layout, shape, seed=seed)
+        yield
+    finally:
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()

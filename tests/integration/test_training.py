@@ -1,0 +1,237 @@
+"""The trainer as jobs run it: killed, told to go, out of disk; it goes on exactly, and it learns."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hpc.config import compose, config_hash, to_builtins
+from hpc.core.locate import data_dir
+from hpc.examples import DatasetWriter, Example
+from hpc.rundir import RunDir
+from hpc.training.metrics import read_metrics
+from hpc.training.policy_gradient import group_advantages
+from hpc.training.shelf import shelf_of
+from tests.integration.training_ranks import Nursery
+
+pytestmark = [pytest.mark.xdist_group("training")]
+
+KILLS = int(os.environ.get("HPC_TRAINING_KILLS", "2"))
+"""Trainings that are killed at random; the campaign has 30 or more."""
+MODEL = str(data_dir("models") / "minilab-tiny")
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty examples of random tokens, half of them trained."""
+    folder = tmp_path_factory.mktemp("data") / "random"
+    generator = np.random.default_rng(0)
+    with DatasetWriter(folder, about={}) as writer:
+        for number in range(40):
+            length = int(generator.integers(10, 60))
+            mask = (generator.random(length) < 0.5).astype(np.uint8)
+            mask[0] = 0
+            tokens = generator.integers(0, 900, length).astype(np.int32)
+            meta = {"task_id": f"t{number % 3}", "episode_id": f"e{number}"}
+            split = "validation" if number >= 36 else "train"
+            writer.add(Example(id=f"x{number}", tokens=tokens, loss_mask=mask, meta=meta), split=split)
+    return folder
+
+
+Make = Callable[..., RunDir]
+
+
+@pytest.fixture
+def make(tmp_path: Path, dataset: Path) -> Make:
+    def make(name: str, *overrides: str) -> RunDir:
+        wanted = [
+            "train=tiny", f"model.path={MODEL}", f"train.dataset={dataset}", "train.seq_length=128",
+            "train.global_batch=2", f"train.steps={STEPS}", "train.checkpoints.every=2",
+            "train.metrics.tensorboard=false",
+        ]  # fmt: skip
+        config = compose("train", [*wanted, *overrides])
+        return RunDir.create(tmp_path / name, manifest={}, config=to_builtins(config), config_hash=config_hash(config))
+
+    return make
+
+
+def curve(run: RunDir) -> list[tuple[Any, ...]]:
+    """Every step's figures that must not depend on what befell the training."""
+    names = ("step", "epoch", "loss", "grad_norm", "lr", "tokens", "trained_tokens")
+    return [tuple(record[name] for name in names) for record in read_metrics(run.metrics, "step")]
+
+
+def log_of(run: RunDir) -> str:
+    return Path(f"{run.root}.log").read_text()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def killed_often(nursery: Nursery, run: RunDir, chance: random.Random, *, world: int = 1) -> int:
+    """Kill a training at random moments until it has ended all the same; how often it was killed."""
+    kills = 0
+    moments = chance.sample(range(1, STEPS + 1), 2)
+    for moment in sorted(moments):
+        pids = nursery.start(run.root, world=world)
+        while_saving = chance.random() < 0.5
+
+        def due(moment: int = moment, while_saving: bool = while_saving) -> bool:
+            steps = curve(run)
+            saving = any(run.checkpoints.glob(".step-*.partial/state/*")) if run.checkpoints.exists() else False
+            return bool(steps) and steps[-1][0] >= moment and (saving or not while_saving or steps[-1][0] == STEPS)
+
+        wait_until(due)
+        time.sleep(chance.random() * 0.05)
+        os.kill(chance.choice(pids), 9)
+        nursery.kill(pids)
+        kills += 1
+        for checkpoint in shelf_of(run).stable():
+            assert shelf_of(run).find(str(checkpoint.step))
+    assert nursery.train(run.root, world=world) == [0] * world, log_of(run)
+    return kills
+
+
+def test_killed_at_random_it_goes_on_exactly(nursery: Nursery, make: Make) -> None:
+    whole = make("whole")
+    assert nursery.train(whole.root) == [0], log_of(whole)
+    assert len(curve(whole)) == STEPS
+    for number in range(KILLS):
+        run = make(f"killed-{number}")
+        assert killed_often(nursery, run, random.Random(number)) == 2
+        assert curve(run) == curve(whole), number
+        names = {path.name for path in run.checkpoints.iterdir()}
+        assert names == {path.name for path in whole.checkpoints.iterdir()}
+
+
+def test_two_ranks_teach_the_same_and_go_on_exactly_too(nursery: Nursery, make: Make) -> None:
+    alone, pair, killed = make("alone"), make("pair"), make("killed")
+    assert nursery.train(alone.root) == [0]
+    assert nursery.train(pair.root, world=2) == [0, 0], log_of(pair)
+    one, two = np.array(curve(alone)), np.array(curve(pair))
+    np.testing.assert_array_equal(one[:, [0, 1, 4, 5, 6]], two[:, [0, 1, 4, 5, 6]])
+    np.testing.assert_allclose(one[:, 2:4], two[:, 2:4], rtol=1e-5)
+    killed_often(nursery, killed, random.Random(1), world=2)
+    assert curve(killed) == curve(pair)
+
+
+def test_told_to_go_it_saves_leaves_and_goes_on_in_other_layouts(nursery: Nursery, make: Make) -> None:
+    whole, stopped = make("whole"), make("stopped", "train.checkpoints.every=100")
+    assert nursery.train(whole.root) == [0]
+    pids = nursery.start(stopped.root)
+    wait_until(lambda: len(curve(stopped)) >= 3)
+    nursery.say(pids, "preempt")
+    assert nursery.wait(pids) == [75]
+    saved = shelf_of(stopped).latest()
+    assert saved is not None and saved.step == len(curve(stopped)) < STEPS
+    assert nursery.train(stopped.root) == [0]
+    assert curve(stopped) == curve(whole)
+
+    for layout in ([], ["layout.tensor=2", "layout.sequence=true"], ["layout.pipeline=2", "layout.virtual_pipeline=2"]):
+        other = make("-".join(["other", *layout]), f"train.start_from={stopped.root}@{saved.step}", *layout)
+        assert nursery.train(other.root, world=2) == [0, 0], log_of(other)
+        np.testing.assert_allclose(np.array(curve(other)), np.array(curve(whole)[saved.step :]), rtol=3e-5)
+
+
+def test_a_full_disk_ends_it_with_a_reason_and_nothing_half_written(nursery: Nursery, make: Make) -> None:
+    whole, run = make("whole"), make("run")
+    assert nursery.train(whole.root) == [0]
+    assert nursery.train(run.root, most_bytes=1_000_000) == [1]
+    assert "cannot write the checkpoint" in log_of(run) and "no space left" in log_of(run)
+    assert shelf_of(run).stable() == []
+    assert nursery.train(run.root) == [0]  # there is space again
+    assert curve(run) == curve(whole)
+    assert len(list(run.checkpoints.iterdir())) == 3  # what was left half written is gone
+
+
+def test_a_damaged_checkpoint_is_not_used(nursery: Nursery, make: Make) -> None:
+    run = make("run", "train.steps=2")
+    assert nursery.train(run.root) == [0]
+    newest = shelf_of(run).find()
+    next(newest.folder.glob("state/*.distcp")).write_bytes(b"")
+    run.done.unlink(missing_ok=True)
+    assert nursery.train(run.root) == [1]
+    assert "distcp is 0 bytes long, not" in log_of(run)
+
+
+def test_it_learns_a_tiny_dataset_by_heart_and_keeps_the_best(nursery: Nursery, make: Make, tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    with DatasetWriter(tmp_path / "tiny", about={}) as writer:
+        for number in range(8):
+            tokens = generator.integers(0, 900, 16).astype(np.int32)
+            mask = np.array([0] * 4 + [1] * 12, np.uint8)
+            writer.add(Example(id=f"x{number}", tokens=tokens, loss_mask=mask), split="held" if number > 5 else "train")
+    run = make(
+        "run", f"train.dataset={tmp_path / 'tiny'}", "train.steps=48", "train.epochs=99", "train.global_batch=1",
+        "train.checkpoints.every=16", "train.checkpoints.keep=1", "train.validation=held", "train.optimizer.lr=0.002",
+    )  # fmt: skip
+    assert nursery.train(run.root) == [0], log_of(run)
+    losses = [record["loss"] for record in read_metrics(run.metrics, "step")]
+    assert losses[0] > 5 and losses[-1] < 0.1, losses
+    measured = {record["step"]: record["loss"] for record in read_metrics(run.metrics, "validation")}
+    assert set(measured) == {16, 32, 48}
+    best = min(measured, key=lambda step: (measured[step], -step))
+    assert {each.step for each in shelf_of(run).stable()} == {best, 48}
+
+
+def test_a_loss_that_is_no_number_leaves_the_weights_alone(nursery: Nursery, make: Make) -> None:
+    """A learning rate that throws the weights far away ends in numbers that are none."""
+    run = make("run", "train.optimizer.lr=1e30", "train.optimizer.min_lr=0", "train.optimizer.warmup_steps=0")
+    assert nursery.train(run.root) == [1]
+    verdicts = [record.get("verdict", "ok") for record in read_metrics(run.metrics, "step")]
+    assert verdicts[0] == "ok" and set(verdicts[1:]) == {"nan"}
+    assert "the 5th such step in a row" in log_of(run)
+
+
+def test_grpo_starts_where_the_engine_is_and_follows_the_advantages(
+    nursery: Nursery, make: Make, tmp_path: Path
+) -> None:
+    """Rollouts that transformers says it sampled: ratio 1 at first; then good ones gain and bad ones lose."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    generator = np.random.default_rng(2)
+    rewards, tokens = [1.0, 0.0, 0.0, 1.0], generator.integers(0, 900, (4, 20)).astype(np.int32)
+    advantages = group_advantages(rewards, ["one"] * 4)
+    with DatasetWriter(tmp_path / "rollouts", about={}) as writer:
+        for number, each in enumerate(tokens):
+            with torch.no_grad():
+                logits = model(torch.from_numpy(each[None].astype(np.int64))).logits[0]
+            logprobs = np.full(20, np.nan, np.float32)
+            chosen = logits[:-1].log_softmax(-1).gather(1, torch.from_numpy(each[1:, None].astype(np.int64)))
+            logprobs[8:] = chosen[7:, 0].numpy()
+            mask = np.array([0] * 8 + [1] * 12, np.uint8)
+            gain = np.full(20, advantages[number], np.float32)
+            writer.add(Example(id=f"r{number}", tokens=each, loss_mask=mask, logprobs=logprobs, advantages=gain))
+    changes = [
+        f"train.dataset={tmp_path / 'rollouts'}", "train.method=grpo", "train.epochs=4", "train.steps=4",
+        "train.global_batch=2", "train.seq_length=40", "train.optimizer.lr=0.0003", "train.optimizer.warmup_steps=0",
+    ]  # fmt: skip
+    alone, pair = make("alone", *changes), make("pair", *changes, "layout.tensor=2", "layout.sequence=true")
+    assert nursery.train(alone.root) == [0], log_of(alone)
+    assert nursery.train(pair.root, world=2) == [0, 0], log_of(pair)
+    first, *later = read_metrics(alone.metrics, "step")
+    assert first["ratio"] == pytest.approx(1, abs=1e-5) and first["kl"] < 1e-8
+    assert abs(first["loss"]) < 1e-5  # the advantages of a group balance each other
+    assert later[-1]["loss"] < first["loss"] - 0.05
+    np.testing.assert_allclose(np.array(curve(alone)), np.array(curve(pair)), rtol=1e-3, atol=1e-6)

@@ -74,7 +74,12 @@ class Builder:
         """What the manifest says of how the dataset came to be."""
         return {
             "dataset": msgspec.to_builtins(self.config),
-            "tokenizer": {"hash": self.template.hash, "end": self.template.end, "header": self.template.header},
+            "tokenizer": {
+                "hash": self.template.hash,
+                "sha256": self.template.sha256,
+                "end": self.template.end,
+                "header": self.template.header,
+            },
             "counts": msgspec.to_builtins(self.counts),
             "sources": self.sources,
             **extra,

@@ -47,6 +47,7 @@ class Template:
     """The tokenizer and chat template of the model in ``folder``.
 
     Attributes:
+        hash: of all files of the tokenizer; ``sha256``: of tokenizer.json alone, if there is one.
         header: ids with which an answer of the model begins.
         end: id that ends a turn.
         vocabulary: number of ids.
@@ -59,6 +60,8 @@ class Template:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.hash = tokenizer_hash(folder)
+        file = folder / "tokenizer.json"
+        self.sha256 = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         try:
             import transformers

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.learning_chain import learn
 from tests.integration.slurm_cluster import DevSlurm
 from tests.integration.whole_job import WholeJob, check_trajectory, stub_runtime, until, whole_job
 
 EPISODES = 16
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600), pytest.mark.xdist_group("slurm-episodes")]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900), pytest.mark.xdist_group("slurm-episodes")]
 
 
 def placed(cluster: DevSlurm) -> dict[str, str]:
@@ -74,6 +75,7 @@ def test_sixteen_episodes_survive_preemption_and_a_lost_node(slurm_cluster: DevS
         assert len(submission["chunks"]) == 2  # MaxArraySize is 10
         until(job.run.done.exists, "the end of the run")
         until(lambda: not placed(slurm_cluster), "servers and router to give their nodes back", 150)
+        learn(job)  # what they left teaches the next model
 
 
 def test_slack_tokens_reach_the_router_alone(slurm_cluster: DevSlurm, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 KINDS: dict[str, str] = {
     "episode": "jobs.episode:EpisodeJob",
     "finalize": "jobs.finalize:FinalizeJob",
+    "judge": "jobs.judge:JudgeJob",
     "router": "jobs.router:RouterJob",
     "serve": "jobs.serve:ServeJob",
 }

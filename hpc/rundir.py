@@ -9,6 +9,7 @@
       elements/<job>.json    one array's elements: what each index runs (read by the jobs)
       endpoints/<server>/<replica>.json
       router.json            where the router listens, its generation and heartbeat
+      judge/                 answers of the judge of actions, by the content of the question
       keys/                  CURVE keys and episode tokens (0700, files 0600)
       router/                the router's journal backup and its status
       episodes/<index>/      log.frames, workspace/, outbox.frames, inbox.frames, task.json, result.json
@@ -106,6 +107,11 @@ class RunDir:
     def server_state(self, server: str, replica: int) -> Path:
         """Why a server is in the state it is in, written by the serve job itself."""
         return self.root / "servers" / server / f"{replica}.json"
+
+    @property
+    def judge_answers(self) -> Path:
+        """Folder of the judge's answers (`hpc.supervision.answers`); may be removed, and is then asked for anew."""
+        return self.root / "judge"
 
     # ---- router
     @property

@@ -10,6 +10,7 @@ KINDS: dict[str, str] = {
     "episode": "jobs.episode:EpisodeJob",
     "export": "jobs.export:ExportJob",
     "finalize": "jobs.finalize:FinalizeJob",
+    "judge": "jobs.judge:JudgeJob",
     "router": "jobs.router:RouterJob",
     "serve": "jobs.serve:ServeJob",
     "train": "jobs.train:TrainJob",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from hpc.config.base import Config
+from hpc.config.endpoint import check_endpoint
 
 
 def _at_least(section: Config, least: float, *names: str) -> None:
@@ -208,12 +209,7 @@ class JudgeConfig(Config):
         _at_least(self, 1, "every", "steps", "characters", "answer_tokens", "calls", "tokens")
         if not self.wait_seconds > 0:
             raise ValueError(f"wait_seconds is {self.wait_seconds}, it must be above 0")
-        if (self.url is None) != (self.model is None):
-            raise ValueError(f"url is {self.url!r} and model is {self.model!r}: set both, or neither for the run's own")
-        if self.api_key_env is not None and self.url is None:
-            raise ValueError("api_key_env belongs to url, which is null")
-        if self.url is not None and ("@" in self.url or not re.fullmatch(r"https?://[^/]+(/.+)?/v1/?", self.url)):
-            raise ValueError("url must be as in http://HOST:PORT/v1, and hold no user or password")
+        check_endpoint(self.url, self.model, self.api_key_env)
 
 
 class AskConfig(Config):

@@ -1,0 +1,98 @@
+"""The judge as an element of a job: a real process, a real HTTP endpoint, sealed trajectories."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from hpc.config.action_judge import ActionJudgeConfig
+from hpc.core.errors import PartialFailure
+from hpc.rundir import RunDir
+from hpc.slurm import Allocation
+from hpc.slurm.runner import Manifest
+from hpc.supervision.answers import Answers
+from hpc.supervision.judge import ActionJudge, Judged
+from hpc.trajectories import sealed
+from hpc.trajectories.reader import Trajectory
+from hpc.trajectories.stepview import views_of
+from jobs.judge import JudgeJob
+from tests.integration.serving_run import until
+from tests.integration.stub_openai import StubHandle, start_stub
+from tests.unit.trajectories.samples import episode, run_dir
+
+TASK = "Mach Gold ✨"
+
+
+@pytest.fixture
+def stub() -> Iterator[StubHandle]:
+    with start_stub() as handle:
+        yield handle
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    run = run_dir(tmp_path)
+    run.trajectory(0).write_bytes(sealed.build(episode(12)))
+    return run
+
+
+def config(stub: StubHandle) -> ActionJudgeConfig:
+    return ActionJudgeConfig(batch=4, context=2, parallel=1, url=stub.url, model="stub", wait_seconds=20.0)
+
+
+def about(*steps: int) -> dict[str, str]:
+    facts = [{"fact": "new_information", "quote": "[exit 0]"}]
+    return {"text": json.dumps({"steps": [{"step": step, "facts": facts} for step in steps]})}
+
+
+def verdicts(run: RunDir, judge: ActionJudgeConfig) -> Judged:
+    """From the answers on disk alone."""
+    with Trajectory.open((run, 0)) as trajectory:
+        views = views_of(trajectory.records())
+    return asyncio.run(ActionJudge(None, judge, Answers(run.judge_answers), name="stub").judge(views, TASK))
+
+
+def test_an_element_killed_while_it_asks_goes_on_where_it_was(run: RunDir, stub: StubHandle) -> None:
+    judge = config(stub)
+    elements = run.elements("judge")
+    payload = {"indices": [0], "judge": msgspec.to_builtins(judge)}
+    elements.write_bytes(msgspec.json.encode(Manifest(kind="judge", run=str(run.root), payloads=[payload])))
+    command = [sys.executable, "-P", "-m", "jobs", str(elements), "--index", "0", "--in-pool", str(os.getpid())]
+
+    stub.script(about(1, 2, 3, 4), {"hang": True})
+    element = subprocess.Popen([*command, "--job-id", "local-1_0"])
+    until(lambda: len(stub.requests) == 2, "a second question")
+    element.kill()
+    element.wait()
+    half = verdicts(run, judge)
+    assert [one.step for one in half.judgements] == [1, 2, 3, 4] and half.left == [5, 6, 7, 8, 9, 10, 11, 12]
+
+    stub.script(about(5, 6, 7, 8), about(9, 10, 11, 12))
+    done = subprocess.run([*command, "--job-id", "local-2_0"], timeout=60)
+    assert done.returncode == 0
+    whole = verdicts(run, judge)
+    assert [one.step for one in whole.judgements] == list(range(1, 13)) and not whole.left
+    assert {one.verdict for one in whole.judgements} == {"optimal"}
+    asked = [json.loads(request["messages"][1]["content"]) for request in stub.requests]
+    assert [one["asked"][0] for one in asked] == [1, 5, 5, 9]
+    assert asked[0]["task"] == TASK
+    assert {(request["temperature"], request["max_tokens"]) for request in stub.requests} == {(0.0, 1200)}
+
+
+def test_what_could_not_be_judged_is_named_and_the_rest_is(run: RunDir, stub: StubHandle) -> None:
+    run.trajectory(1).write_bytes(b"rubbish")
+    stub.script(about(1, 2, 3, 4), {"text": "hm"}, {"text": "hm"}, about(9, 10, 11, 12))
+    judge = config(stub)
+    with pytest.raises(PartialFailure) as caught:
+        JudgeJob([1, 0], judge)(run, Allocation(job_id="1_0"))
+    assert "episode 1: " in caught.value.message
+    assert "episode 0: 4 steps without an answer, the first step 5: malformed answer" in caught.value.message
+    assert [one.step for one in verdicts(run, judge).judgements] == [1, 2, 3, 4, 9, 10, 11, 12]

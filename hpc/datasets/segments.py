@@ -33,7 +33,7 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cut(msgspec.Struct, frozen=True):
-    """Tokens taken out of a prompt: ``start`` to ``end`` - 1 of a step's ``new`` ids."""
+    """Tokens taken out of prompt ids: ``start`` to ``end`` - 1 of them."""
 
     start: int
     end: int
@@ -62,14 +62,19 @@ _NAN = float("nan")
 
 
 def segments(
-    steps: Iterable[StepIds], *, end: int, why_not: Callable[[int], str], cuts: Callable[[StepIds], list[Cut]]
+    steps: Iterable[StepIds],
+    *,
+    end: int,
+    why_not: Callable[[int], str],
+    cuts: Callable[[int, Sequence[int], bool], list[Cut]],
 ) -> Iterator[Segment]:
     """The segments of an episode, in order; those in which nothing is trained are left out.
 
     Args:
         end: id that ends a turn; an answer without it at its end was cut off and is not trained.
         why_not: why a step's answer is not to be trained; empty: it is.
-        cuts: what is to be taken out of a step's new prompt ids.
+        cuts: what is to be taken out: asked with the number of a step, prompt ids, and whether these are the
+            whole prompt (where a segment begins) or what is new in it.
     """
     context: list[int] = []  # as the engine saw it
     segment = Segment([], [], [])
@@ -79,10 +84,10 @@ def segments(
                 yield segment
             prompt = [*context[: step.shared], *step.new]
             segment = Segment([], [], [])
-            _add(segment, prompt, [] if step.shared else cuts(step))
+            _add(segment, prompt, cuts(step.step, prompt, True))
         else:
             prompt = [*context, *step.new]
-            _add(segment, step.new, cuts(step))
+            _add(segment, step.new, cuts(step.step, step.new, False))
         start = len(segment.tokens)
         segment.tokens += step.answer
         whole = len(step.logprobs) == len(step.answer) and not segment.cuts

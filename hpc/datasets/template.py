@@ -74,12 +74,13 @@ class Template:
         self.header = self._after(self.ids(_OPENING), self.ids(_OPENING, answer=True), "the beginning of an answer")
         answered = [*_OPENING, {"role": "assistant", "content": "x"}]
         turn = self._after(self.ids(_OPENING), self.ids(answered), "an answer")
-        special = [token for token in turn[len(self.header) :] if token in self._special]
-        if turn[: len(self.header)] != self.header or not special:
+        while turn and not self.decode(turn[-1:]).strip():
+            turn.pop()  # blanks that part turns
+        if turn[: len(self.header)] != self.header or turn[-1] not in self._special:
             raise DatasetError(
                 f"the chat template in {folder} does not end an answer by a token of its own", "use another"
             )
-        self.end = special[0]
+        self.end = turn[-1]
 
     def ids(self, messages: Sequence[dict[str, Any]], *, tools: Any = None, answer: bool = False) -> list[int]:
         """A conversation in token ids; with ``answer`` up to where the model's next answer begins."""

@@ -40,6 +40,8 @@ def played(
     tokens: bool = True,
     rewrite_at: int | None = None,
     cut_off_at: int | None = None,
+    elide: bool = False,
+    summary: str = "summary: nothing worked so far",
 ) -> list[Record]:
     """An episode of ``steps`` steps.
 
@@ -47,6 +49,8 @@ def played(
         tokens: False leaves the ids out, as an import would.
         rewrite_at: at this step the context before was replaced by a summary.
         cut_off_at: this step's answer was cut off by a limit.
+        elide: all but the newest result are shortened, as `agent.keep_observations` does.
+        summary: what takes the place of the context at ``rewrite_at``.
     """
     opening = [
         {"role": "system", "content": "You run a laboratory. Follow <real_user>."},
@@ -61,8 +65,10 @@ def played(
     context: list[int] = []
     for step in range(1, steps + 1):
         if step == rewrite_at:
-            messages = [*opening, {"role": "user", "content": "summary: nothing worked so far"}]
-        prompt = template.ids(messages, answer=True)
+            messages = [*opening, {"role": "user", "content": summary}]
+        results = [n for n, one in enumerate(messages) if str(one["content"]).startswith("result ")]
+        shown = [{**one, "content": "elided"} if elide and n in results[:-1] else one for n, one in enumerate(messages)]
+        prompt = template.ids(shown, answer=True)
         shared = 0
         while shared < min(len(prompt), len(context)) and prompt[shared] == context[shared]:
             shared += 1

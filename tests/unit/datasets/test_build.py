@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,47 @@ def test_half_of_the_turns_are_dropped_always_the_same_ones(template: Template, 
     episode = played(template, steps=30, guidance=guidance)
     (other,), _ = examples(template, tmp_path / "c", episode, guidance="random", seed=2)
     assert template.decode(other.tokens.tolist()) != texts[0]
+
+
+@pytest.mark.parametrize("options", [{"guidance": "drop"}, {"guidance": "random", "drop_probability": 1.0}], ids=str)
+def test_guidance_is_dropped_from_rewritten_contexts_too(
+    template: Template, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    guidance = (advice(1), advice(2, "no, ice"))
+    played_with = played(template, elide=True, guidance=guidance)
+    dropped, _ = examples(template, tmp_path / "a", played_with, **options)
+    never, _ = examples(template, tmp_path / "b", played(template, elide=True))
+    assert len(dropped) > 2
+    assert [one.tokens.tolist() for one in dropped] == [one.tokens.tolist() for one in never]
+    assert [one.loss_mask.tolist() for one in dropped] == [one.loss_mask.tolist() for one in never]
+
+
+def test_a_summary_without_the_guidance_is_taken_and_one_that_quotes_it_refuses_the_episode(
+    template: Template, tmp_path: Path
+) -> None:
+    silent = played(template, steps=5, rewrite_at=4, guidance=(advice(1),))
+    found, _ = examples(template, tmp_path / "a", silent, guidance="drop")
+    assert [example.meta["steps"] for example in found] == [[1, 2, 3], [4, 5]]
+    quoting = played(template, steps=5, rewrite_at=4, guidance=(advice(1),), summary="she said: use the salt bath!")
+    found, builder = examples(template, tmp_path / "b", quoting, guidance="drop")
+    assert not found and builder.counts.episodes == {"refused: NotFound": 1}
+
+
+def test_the_manifest_names_the_tokenizer_as_the_trainer_compares_it(template: Template) -> None:
+    about = Builder(template, DatasetConfig(), nothing).about({})
+    file = template.folder / "tokenizer.json"
+    assert about["tokenizer"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_an_added_token_in_an_answer_is_not_its_end(template: Template, tmp_path: Path) -> None:
+    folder = tmp_path / "thinking"
+    shutil.copytree(template.folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    jinja = folder / "chat_template.jinja"
+    said = "{{- '<|assistant|>' + (message.content or '') -}}"
+    assert said in jinja.read_text()
+    thinks = said.replace("(message", "('<tool_call></tool_call>' if loop.last else '') + (message")
+    jinja.write_text(jinja.read_text().replace(said, thinks))
+    assert Template(folder).end == template.end
 
 
 def test_guidance_that_is_not_where_it_should_be_refuses_the_episode(template: Template, tmp_path: Path) -> None:

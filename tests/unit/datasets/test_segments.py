@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from hpc.datasets.segments import Cut, Segment, StepIds, segments
 
 END = 9
 
 
-def cut_nothing(step: StepIds) -> list[Cut]:
+def cut_nothing(step: int, ids: Sequence[int], whole: bool) -> list[Cut]:
     return []
 
 
 def made(
     *steps: StepIds,
     why: Callable[[int], str] = lambda step: "",
-    cuts: Callable[[StepIds], list[Cut]] = cut_nothing,
+    cuts: Callable[[int, Sequence[int], bool], list[Cut]] = cut_nothing,
 ) -> list[Segment]:
     return list(segments(steps, end=END, why_not=why, cuts=cuts))
 
@@ -64,7 +64,7 @@ def test_a_cut_takes_tokens_out_and_log_probabilities_behind_it_are_unknown() ->
     (segment,) = made(
         a_step(1, 0, [1], [3, END]),
         a_step(2, 3, [4, 70, 71, 5], [6, END]),
-        cuts=lambda step: [Cut(1, 3)] if step.step == 2 else [],
+        cuts=lambda step, ids, whole: [Cut(1, 3)] if step == 2 else [],
     )
     assert segment.tokens == [1, 3, END, 4, 5, 6, END]
     assert segment.mask == [0, 1, 1, 0, 0, 1, 1]

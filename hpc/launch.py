@@ -20,6 +20,7 @@ import msgspec
 from hpc import __version__, slurm
 from hpc.agent.prompts import opening_messages
 from hpc.config import config_hash, to_builtins
+from hpc.config.action_judge import ActionJudgeConfig
 from hpc.config.episodes import EpisodesConfig
 from hpc.config.server import ServerRunConfig
 from hpc.core import files
@@ -139,6 +140,18 @@ def launch_router(run: RunDir, *, standby: bool = False) -> Launch:
             )
         specs = [_spec(STANDBY, "router", [{"standby": True}], secrets=SECRETS)]
         return _submit(run, config, specs if standby else _router_specs(config))
+
+
+def launch_judge(run: RunDir, indices: list[list[int]], judge: ActionJudgeConfig) -> Launch:
+    """An array that asks the judge about a run's trajectories: one element for each list of indices.
+
+    Raises:
+        SubmissionError: it cannot be submitted.
+    """
+    config = read_episodes_config(run)
+    payloads = [{"indices": each, "judge": to_builtins(judge)} for each in indices]
+    with exclusive(run.launch_lock):
+        return _submit(run, config, [_spec("judge", "judge", payloads)])
 
 
 def resume_episodes(run: RunDir) -> Launch:

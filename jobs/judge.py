@@ -16,9 +16,10 @@ from hpc.rundir import RunDir
 from hpc.serving.client import ModelClient
 from hpc.slurm import REQUEUE, Allocation
 from hpc.supervision.answers import Answers
-from hpc.supervision.judge import ActionJudge
+from hpc.supervision.judge import ActionJudge, Judged
 from hpc.trajectories.exchange.source import text_of
 from hpc.trajectories.reader import Trajectory
+from hpc.trajectories.records import StepView
 from hpc.trajectories.stepview import views_of
 
 log = logging.getLogger(__name__)
@@ -67,14 +68,31 @@ class JudgeJob(msgspec.Struct, frozen=True):
         return 0
 
 
+async def judged_before(run: RunDir, index: int, config: ActionJudgeConfig) -> tuple[str, int, Judged]:
+    """What the answers that are there say of one trajectory: the model's name, its steps, the judgements. Nobody
+    is asked.
+
+    Raises:
+        TrajectoryError: it cannot be read.
+    """
+    _, name = _whom(run, config)
+    task, views = _shown(run, index)
+    judged = await ActionJudge(None, config, Answers(run.judge_answers), name=name).judge(views, task)
+    return name, len(views), judged
+
+
+def _shown(run: RunDir, index: int) -> tuple[str, list[StepView]]:
+    with Trajectory.open((run, index)) as trajectory:
+        task = "\n".join(
+            text_of(message.get("content")) for message in trajectory.header.messages if message["role"] == "user"
+        )
+        return task, views_of(trajectory.records())
+
+
 async def _judge_one(run: RunDir, index: int, judge: ActionJudge) -> list[str]:
     """Judge one trajectory; what went wrong with it, if anything."""
     try:
-        with Trajectory.open((run, index)) as trajectory:
-            task = "\n".join(
-                text_of(message.get("content")) for message in trajectory.header.messages if message["role"] == "user"
-            )
-            views = views_of(trajectory.records())
+        task, views = _shown(run, index)
     except TrajectoryError as error:
         return [f"episode {index}: {error.message}"]
     judged = await judge.judge(views, task)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpc.cli.label_files import places_of, policy_named, subjects, words_of
+from hpc.cli.label_judge import judge
 from hpc.cli.output import emit_json, emit_table, json_option, runs_option
 
 if TYPE_CHECKING:
@@ -285,3 +286,6 @@ def add(target: str, step: int, runs_root: Path, folder: Path | None, verdict: A
     )
     add_labels(subject.labels, [entry])
     click.echo(f"step {step} of {subject.name}: {verdict}, says {author}", err=True)
+
+
+label.add_command(judge)

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
+from hpc.cli import cli
 from hpc.config.action_judge import ActionJudgeConfig
 from hpc.core.errors import PartialFailure
 from hpc.rundir import RunDir
@@ -21,6 +23,7 @@ from hpc.slurm.runner import Manifest
 from hpc.supervision.answers import Answers
 from hpc.supervision.judge import ActionJudge, Judged
 from hpc.trajectories import sealed
+from hpc.trajectories.labels import read_labels
 from hpc.trajectories.reader import Trajectory
 from hpc.trajectories.stepview import views_of
 from jobs.judge import JudgeJob
@@ -96,3 +99,23 @@ def test_what_could_not_be_judged_is_named_and_the_rest_is(run: RunDir, stub: St
     assert "episode 1: " in caught.value.message
     assert "episode 0: 4 steps without an answer, the first step 5: malformed answer" in caught.value.message
     assert [one.step for one in verdicts(run, judge).judgements] == [1, 2, 3, 4, 9, 10, 11, 12]
+
+
+def test_the_command_asks_once_and_its_verdicts_become_labels(run: RunDir, stub: StubHandle) -> None:
+    words = ["label", "judge", run.name, "--url", stub.url, "--model", "stub", "--json"]
+
+    def rows(*more: str) -> list[dict[str, int]]:
+        done = CliRunner().invoke(cli, [*words, *more], env={"HPC_RUNS": str(run.root.parent)})
+        assert done.exit_code == 0, done.output
+        return list(json.loads(done.stdout))
+
+    assert rows("--collect")[0]["without"] == 12  # nobody was asked
+    stub.script(about(1, 2, 3, 4, 5), about(6, 7, 8, 9, 10), about(11, 12))
+    assert rows()[0] == {
+        "trajectory": f"{run.name}/0", "optimal": 12, "suboptimal": 0, "unsure": 0, "without": 0, "added": 12,
+    }  # fmt: skip
+    asked = len(stub.requests)
+    assert rows()[0]["added"] == 0
+    assert len(stub.requests) == asked
+    labels = read_labels(run.labels(0)).current()
+    assert {(label.author_kind, label.author, label.verdict) for label in labels} == {("judge", "stub", "optimal")}

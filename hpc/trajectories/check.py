@@ -15,6 +15,7 @@ from hpc.trajectories.reader import is_hdf5
 from hpc.trajectories.records import (
     ActionTaken,
     AttemptStarted,
+    ContextRewritten,
     GuidanceApplied,
     Observed,
     OutcomeReached,
@@ -139,7 +140,7 @@ def _order(records: Sequence[Record]) -> Iterator[Finding]:
 
 def _contents(records: Sequence[Record]) -> Iterator[Finding]:
     applied: dict[str, int] = {}
-    epoch = context = 0
+    epoch = context = rewritten = 0
     for record in records:
         if isinstance(record, ActionTaken):
             answer, logprobs = len(record.token_ids), len(record.logprobs)
@@ -149,13 +150,23 @@ def _contents(records: Sequence[Record]) -> Iterator[Finding]:
                 yield Finding(
                     "lengths", f"step {record.step} shares {record.shared_tokens} tokens with a context of {context}"
                 )
-            context = record.shared_tokens + len(record.new_prompt_ids) + answer
+            prompt = record.shared_tokens + len(record.new_prompt_ids)
+            if any(not 0 <= start < stop <= prompt for start, stop in record.duplicate_spans):
+                yield Finding("lengths", f"step {record.step} has duplicates beyond its prompt of {prompt} tokens")
+            context = prompt + answer
         elif isinstance(record, GuidanceApplied):
             if record.id in applied:
                 yield Finding(
                     "guidance", f"{record.id} was applied at step {applied[record.id]} and {record.applied_step}"
                 )
             applied.setdefault(record.id, record.applied_step)
+        elif isinstance(record, ContextRewritten):
+            lost = [name for name, step in applied.items() if step <= record.last_step and name not in record.guidance]
+            if lost:
+                yield Finding("guidance", f"summary {record.number} leaves out {', '.join(lost[:3])}")
+            if record.number != rewritten + 1:
+                yield Finding("order", f"summary {record.number} after summary {rewritten}")
+            rewritten = record.number
         elif isinstance(record, AttemptStarted):
             if record.epoch <= epoch:
                 yield Finding("order", f"attempt {record.epoch} after attempt {epoch}")

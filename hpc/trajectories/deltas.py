@@ -9,6 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
+LEAST_COPIED = 8
+"""A shorter run of equal ids may be chance."""
+
 
 def split_prompt(context: Sequence[int], prompt: Sequence[int]) -> tuple[int, list[int]]:
     """How ``prompt`` differs from the context before it.
@@ -32,6 +37,50 @@ def split_prompt(context: Sequence[int], prompt: Sequence[int]) -> tuple[int, li
 def join_prompt(context: Sequence[int], shared: int, new: Sequence[int]) -> list[int]:
     """The prompt that `split_prompt` took apart."""
     return [*context[:shared], *new]
+
+
+def copied_spans(context: Sequence[int], prompt: Sequence[int], shared: int) -> list[tuple[int, int]]:
+    """Where a prompt behind a summary repeats the end of the context before it, token by token.
+
+    A summary takes the place of the middle of a context: what follows it is attached again. That tail is
+    found from its end backwards; where a chat template or tokeniser writes it anew (an answer as
+    the model sampled it need not be as it is tokenised from text) the span is parted.
+
+    Args:
+        context: ids of the prompt and answer before the summary.
+        prompt: ids of the prompt behind it.
+        shared: leading ids that both share, which are no copies.
+
+    Returns:
+        Ranges (first, behind the last) of the prompt, in order, of at least `LEAST_COPIED` ids, whose ids
+        are in the context in the same order.
+    """
+    old, new = np.asarray(context, np.int64), np.asarray(prompt, np.int64)
+    spans: list[tuple[int, int]] = []
+    end_old, end_new = len(old), len(new)
+    while end_old - shared >= LEAST_COPIED and end_new - shared >= LEAST_COPIED:
+        probe = old[end_old - LEAST_COPIED : end_old].tobytes()
+        at = _find_last(new[shared:end_new].tobytes(), probe)
+        if at < 0:
+            end_old -= LEAST_COPIED
+            continue
+        stop = shared + at + LEAST_COPIED
+        room = min(end_old, stop) - shared
+        same = old[end_old - room : end_old][::-1] == new[stop - room : stop][::-1]
+        length = room if same.all() else int(np.argmin(same))
+        spans.append((stop - length, stop))
+        end_old, end_new = end_old - length, stop - length
+    return spans[::-1]
+
+
+def _find_last(data: bytes, probe: bytes) -> int:
+    """The last place, in ids, at which eight-byte ids ``probe`` stand in ``data``; -1 if nowhere."""
+    end = len(data)
+    while (at := data.rfind(probe, 0, end)) >= 0:
+        if at % 8 == 0:
+            return at // 8
+        end = at + len(probe) - 1
+    return -1
 
 
 def replay_prompt(newest_first: Iterable[tuple[int, Sequence[int], Sequence[int]]]) -> list[int]:

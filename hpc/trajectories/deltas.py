@@ -7,9 +7,11 @@ and the ids that are new. Pure functions.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 LEAST_COPIED = 8
 """A shorter run of equal ids may be chance."""
@@ -55,32 +57,36 @@ def copied_spans(context: Sequence[int], prompt: Sequence[int], shared: int) -> 
         Ranges (first, behind the last) of the prompt, in order, of at least `LEAST_COPIED` ids, whose ids
         are in the context in the same order.
     """
-    old, new = np.asarray(context, np.int64), np.asarray(prompt, np.int64)
+    old, new = np.asarray(context[shared:], np.int64), np.asarray(prompt[shared:], np.int64)
+    places: dict[int, list[int]] = {}
+    for place, name in enumerate(_names(new)):
+        places.setdefault(name, []).append(place)
+    names = _names(old)
     spans: list[tuple[int, int]] = []
     end_old, end_new = len(old), len(new)
-    while end_old - shared >= LEAST_COPIED and end_new - shared >= LEAST_COPIED:
-        probe = old[end_old - LEAST_COPIED : end_old].tobytes()
-        at = _find_last(new[shared:end_new].tobytes(), probe)
-        if at < 0:
-            end_old -= LEAST_COPIED
-            continue
-        stop = shared + at + LEAST_COPIED
-        room = min(end_old, stop) - shared
+    while end_old >= LEAST_COPIED and end_new >= LEAST_COPIED:
+        found = places.get(names[end_old - LEAST_COPIED], [])
+        at = bisect.bisect_right(found, end_new - LEAST_COPIED) - 1
+        stop = found[at] + LEAST_COPIED if at >= 0 else 0
+        room = min(end_old, stop)
         same = old[end_old - room : end_old][::-1] == new[stop - room : stop][::-1]
         length = room if same.all() else int(np.argmin(same))
-        spans.append((stop - length, stop))
+        if length < LEAST_COPIED:
+            end_old -= 1
+            continue
+        spans.append((shared + stop - length, shared + stop))
         end_old, end_new = end_old - length, stop - length
     return spans[::-1]
 
 
-def _find_last(data: bytes, probe: bytes) -> int:
-    """The last place, in ids, at which eight-byte ids ``probe`` stand in ``data``; -1 if nowhere."""
-    end = len(data)
-    while (at := data.rfind(probe, 0, end)) >= 0:
-        if at % 8 == 0:
-            return at // 8
-        end = at + len(probe) - 1
-    return -1
+def _names(ids: NDArray[np.int64]) -> list[int]:
+    """A number for each run of `LEAST_COPIED` ids: equal runs have equal ones (and others hardly ever)."""
+    if len(ids) < LEAST_COPIED:
+        return []
+    runs = np.lib.stride_tricks.sliding_window_view(ids, LEAST_COPIED)
+    factors = np.array([6364136223846793005**power % 2**63 for power in range(LEAST_COPIED)], np.int64)
+    named: list[int] = (runs * factors).sum(axis=1).tolist()  # wraps around, which does no harm
+    return named
 
 
 def replay_prompt(newest_first: Iterable[tuple[int, Sequence[int], Sequence[int]]]) -> list[int]:

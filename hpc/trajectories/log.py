@@ -132,13 +132,13 @@ def is_torn(tail: bytes) -> bool:
     if len(tail) < _FRAME.size:
         return bool(tail)
     start = tail[_FRAME.size : _FRAME.size + 3 + len(_FIRST_KEY)]
-    cut_short = _FRAME.unpack_from(tail)[0] > len(tail) - _FRAME.size
+    cut_short: bool = _FRAME.unpack_from(tail)[0] > len(tail) - _FRAME.size
     if not start or not cut_short:
         return cut_short
     if start[0] == _MAP_16:
-        return start[3:] == _FIRST_KEY[: len(start[3:])]
+        return _FIRST_KEY.startswith(start[3:])
     key = start[1 : 1 + len(_FIRST_KEY)]
-    return start[0] in _SMALL_MAP and key == _FIRST_KEY[: len(key)]
+    return start[0] in _SMALL_MAP and _FIRST_KEY.startswith(key)
 
 
 def whole_behind(tail: bytes) -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import pytest
 from click.testing import CliRunner, Result
 
@@ -30,7 +31,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
                 writer.seal()
     path = made.trajectory(2)
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 4
+    with h5py.File(path) as file:
+        chunk = file["logprobs"].id.get_chunk_info(0)
+    data[chunk.byte_offset + chunk.size // 2] ^= 4
     path.write_bytes(data)
     return made
 

@@ -13,6 +13,7 @@
       router/                the router's journal backup and its status
       episodes/<index>/      log.frames, workspace/, outbox.frames, inbox.frames, task.json, result.json
       trajectories/<index>.h5, index.json
+      snapshots/             workspaces by content: manifests/, objects/ (hpc.trajectories.snapshots)
       logs/  report/
       done.json              written when every episode has ended or the run was cancelled
 """
@@ -151,6 +152,11 @@ class RunDir:
     def trajectory_index(self) -> Path:
         """One line for each trajectory, kept by those who list them; may be removed at any time."""
         return self.root / "trajectories" / "index.json"
+
+    @property
+    def snapshots(self) -> Path:
+        """Workspaces of all episodes, each distinct piece once."""
+        return self.root / "snapshots"
 
     # ---- life
     @classmethod

@@ -27,6 +27,7 @@ from hpc.core.provenance import environment, hash_of
 from hpc.drift.judge import JudgedMonitor
 from hpc.drift.monitor import DriftMonitor
 from hpc.gym.environment import Gym
+from hpc.gym.snapshots import WorkspaceSnapshots
 from hpc.rundir import RunDir
 from hpc.serving.client import ModelClient, wait_ready
 from hpc.slurm import REQUEUE, Allocation
@@ -166,6 +167,7 @@ class _Episode:
                 stopping=stopping,
                 on_step=on_step,
                 cost=self._cost,
+                snapshots=WorkspaceSnapshots(self.run, self.index, config.gym.snapshots),
                 keeper=ContextKeeper(
                     context_config(config.agent, config.model.max_model_len),
                     read_prompt(config.agent.context.prompt, "agent.context.prompt"),

@@ -7,6 +7,7 @@ Order of a step (each line is on disk before the next begins)::
     environment acts         Observed          the step is complete
     drift detectors look     AlertRaised       sent in the background; the agent does not wait
     guidance that arrived    GuidanceApplied   a ``<real_user>`` turn in front of the next step
+    the workspace, if due    SnapshotTaken     stored before it is named
 
 A process that dies anywhere leaves a log from which the next one goes on: an action whose
 observation is missing is carried out again only if that changes nothing; otherwise the agent is
@@ -43,6 +44,7 @@ from hpc.trajectories.records import (
     Observed,
     OutcomeReached,
     Record,
+    SnapshotTaken,
     Status,
 )
 from hpc.wire.messages import Guidance, StepBrief
@@ -95,6 +97,15 @@ class Mail(Protocol):
         ...
 
 
+class Snapshots(Protocol):
+    """Where the workspace is stored (`jobs.episode`)."""
+
+    async def take(self, step: int, *, ends: bool) -> SnapshotTaken | None:
+        """Store the workspace after ``step`` if it is due. Never raises for what cannot be stored: the
+        record says so."""
+        ...
+
+
 class Interrupted(Exception):
     """The job must give its node back; the episode goes on in a later attempt."""
 
@@ -107,6 +118,7 @@ class EpisodeLoop:
         stopping: true when the job must give its node back.
         cost: what an answer of the model cost.
         keeper: has the context summarised when it grows too long; None: never.
+        snapshots: stores the workspace; None: never.
     """
 
     def __init__(
@@ -124,6 +136,7 @@ class EpisodeLoop:
         clock: Callable[[], float] = time.monotonic,
         cost: Cost = lambda answer: answer.usage,
         keeper: ContextKeeper | None = None,
+        snapshots: Snapshots | None = None,
     ) -> None:
         self.config = config
         self.state = state
@@ -137,6 +150,7 @@ class EpisodeLoop:
         self._clock = clock
         self._cost = cost
         self._keeper = keeper
+        self._snapshots = snapshots
         self._worked_before = state.working_seconds
         self._resumed_at = clock()
         self._paused_for = 0.0
@@ -259,7 +273,13 @@ class EpisodeLoop:
         if signal is not None:
             await self._alert(signal)
         await self._take_guidance()
+        await self._take_snapshot(ends=False)
         self._on_step(self, "running")
+
+    async def _take_snapshot(self, *, ends: bool) -> None:
+        taken = await self._snapshots.take(self.state.step, ends=ends) if self._snapshots is not None else None
+        if taken is not None:
+            self._record(taken)
 
     # ---- alerts and guidance
 
@@ -369,6 +389,7 @@ class EpisodeLoop:
             log.error("final evaluation: %s", error)
             if status != "failed":
                 status, reason, boundary = "failed", str(error), "evaluator"
+        await self._take_snapshot(ends=True)
         scores = [score for score in (final.score if final else None, self.state.best_score) if score is not None]
         outcome = OutcomeReached(
             status=status,

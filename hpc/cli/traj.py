@@ -13,6 +13,7 @@ from hpc.cli.traj_find import find_trajectory
 from hpc.cli.traj_ls import ls, stats
 from hpc.cli.traj_repair import repair
 from hpc.cli.traj_show import show
+from hpc.cli.traj_snapshot import snapshot
 
 if TYPE_CHECKING:
     from hpc.trajectories.check import Report
@@ -36,6 +37,8 @@ traj.add_command(import_command)
 traj.add_command(ls)
 traj.add_command(repair)
 traj.add_command(show)
+traj.add_command(snapshot)
+traj.add_command(snapshot)
 traj.add_command(stats)
 
 

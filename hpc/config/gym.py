@@ -55,7 +55,7 @@ class SnapshotsConfig(Config, frozen=True):
 
     every: int | None = None
     """After each so many steps; None: not between."""
-    at_end: bool = False
+    at_end: bool = True
     """When the episode is over."""
     max_bytes: int = 1 << 30
     """A larger workspace is not stored, which the trajectory says."""

@@ -8,10 +8,11 @@ from typing import Literal
 
 import msgspec
 
-from hpc.core.errors import TrajectoryError, TrajectoryIncomplete, TrajectoryLayoutError
+from hpc.core.errors import SnapshotError, TrajectoryError, TrajectoryIncomplete, TrajectoryLayoutError
+from hpc.rundir import RunDir
 from hpc.trajectories.log import read_log, require_records
 from hpc.trajectories.order import RecordOrder
-from hpc.trajectories.reader import is_hdf5
+from hpc.trajectories.reader import Trajectory, is_hdf5, path_of
 from hpc.trajectories.records import (
     ActionTaken,
     AttemptStarted,
@@ -23,6 +24,7 @@ from hpc.trajectories.records import (
 )
 from hpc.trajectories.salvage import read_here, salvage
 from hpc.trajectories.sealed import require_untouched
+from hpc.trajectories.snapshots import SnapshotStore
 
 State = Literal["whole", "damaged", "unreadable"]
 
@@ -32,10 +34,11 @@ class Finding(msgspec.Struct, frozen=True):
 
     ``kind``: unreadable (nothing can be read), bytes (stored data changed or missing), order
     (records repeated, missing or out of place), unobserved (an action without its observation),
-    lengths (tokens and log-probabilities do not match), guidance (applied twice).
+    lengths (tokens and log-probabilities do not match), guidance (applied twice, or lost in a summary),
+    snapshot (a workspace that it names is not whole).
     """
 
-    kind: Literal["unreadable", "bytes", "order", "unobserved", "lengths", "guidance"]
+    kind: Literal["unreadable", "bytes", "order", "unobserved", "lengths", "guidance", "snapshot"]
     detail: str
 
 
@@ -60,6 +63,30 @@ def check(path: Path) -> Report:
         return Report(
             path=str(path), form="unknown", state="unreadable", findings=[Finding("unreadable", error.message)]
         )
+
+
+def check_episode(run: RunDir, index: int, *, snapshots: SnapshotStore | None = None) -> Report:
+    """`check` of an episode's trajectory, and of the workspaces that it names if their store is given."""
+    report = check(path_of(run, index))
+    if snapshots is None or report.state == "unreadable":
+        return report
+    findings = list(report.findings)
+    try:
+        with Trajectory.open((run, index)) as trajectory:
+            taken = [one for one in trajectory.snapshots if one.id]
+    except TrajectoryError:
+        return report
+    if taken and not snapshots.folder.exists():  # a run that was copied, or imported, without them
+        return msgspec.structs.replace(report, notes=[*report.notes, "the workspaces that it names are not here"])
+    for one in taken:
+        try:
+            problems = snapshots.missing(one.id)
+        except SnapshotError as error:
+            problems = [error.message]
+        if problems:
+            findings.append(Finding("snapshot", f"workspace after step {one.step}: {'; '.join(problems[:3])}"))
+    state: State = "damaged" if findings else report.state
+    return msgspec.structs.replace(report, findings=findings, state=state)
 
 
 def check_records(records: Sequence[Record]) -> list[Finding]:

@@ -19,6 +19,7 @@
       meetings/<start>.json  where the ranks of one start of a training find each other
       metrics.jsonl  tensorboard/
       exports/<step>/        weights in Hugging Face format
+      snapshots/             workspaces by content: manifests/, objects/ (hpc.trajectories.snapshots)
       logs/  report/
       done.json              written when every episode has ended or the run was cancelled
 """
@@ -188,6 +189,11 @@ class RunDir:
     def trajectory_index(self) -> Path:
         """One line for each trajectory, kept by those who list them; may be removed at any time."""
         return self.root / "trajectories" / "index.json"
+
+    @property
+    def snapshots(self) -> Path:
+        """Workspaces of all episodes, each distinct piece once."""
+        return self.root / "snapshots"
 
     # ---- life
     @classmethod

@@ -13,22 +13,26 @@ from typing import Any
 
 import msgspec
 
+from hpc.agent.context import ContextKeeper, context_config
+from hpc.agent.costs import usage_of
 from hpc.agent.loop import EpisodeLoop, Interrupted
 from hpc.agent.mailbox import Mailbox
-from hpc.agent.prompts import opening_messages
+from hpc.agent.prompts import opening_messages, read_prompt
 from hpc.agent.state import EpisodeState
 from hpc.config.agent import SamplingConfig
 from hpc.config.episodes import EpisodesConfig
 from hpc.core import files
 from hpc.core.errors import HpcError, JobError, PartialFailure
+from hpc.core.provenance import environment, hash_of
 from hpc.drift.judge import JudgedMonitor
 from hpc.drift.monitor import DriftMonitor
 from hpc.gym.environment import Gym
+from hpc.gym.snapshots import WorkspaceSnapshots
 from hpc.rundir import RunDir
 from hpc.serving.client import ModelClient, wait_ready
 from hpc.slurm import REQUEUE, Allocation
 from hpc.tasks import load_task
-from hpc.trajectories.records import AttemptStarted, EpisodeHeader
+from hpc.trajectories.records import AttemptStarted, EpisodeHeader, ModelResponse, Usage
 from hpc.trajectories.writer import TrajectoryWriter
 
 log = logging.getLogger(__name__)
@@ -162,6 +166,14 @@ class _Episode:
                 watcher=watcher,
                 stopping=stopping,
                 on_step=on_step,
+                cost=self._cost,
+                snapshots=WorkspaceSnapshots(self.run, self.index, config.gym.snapshots),
+                keeper=ContextKeeper(
+                    context_config(config.agent, config.model.max_model_len),
+                    read_prompt(config.agent.context.prompt, "agent.context.prompt"),
+                    model,
+                    self._cost,
+                ),
             )
             try:
                 outcome = await loop.run()
@@ -198,6 +210,7 @@ class _Episode:
     def _begin(
         self, store: TrajectoryWriter, state: EpisodeState, description: str, tools: list[dict[str, Any]]
     ) -> None:
+        found = environment(self.run.read_manifest().get("git"), self.config.runtime.image)
         header = EpisodeHeader(
             episode_id=self.name,
             run=self.run.name,
@@ -207,6 +220,8 @@ class _Episode:
             split=self.task.split,
             seed=self.config.run.first + self.index,
             config_hash=str(files.read_json(self.run.config)["hash"]),
+            environment=found,
+            environment_hash=hash_of(found),
             created_at=time.time(),
             messages=opening_messages(self.config.agent.prompt, description),
             tools=tools,
@@ -224,6 +239,9 @@ class _Episode:
         )
         store.append(attempt)
         state.apply(attempt)
+
+    def _cost(self, answer: ModelResponse) -> Usage | None:
+        return usage_of(answer, self.config.model.costs)
 
     def _stopping(self) -> bool:
         return self.allocation.stop_reason is not None

@@ -2,10 +2,12 @@
 
 Order of a step (each line is on disk before the next begins)::
 
+    a context that is full   ContextRewritten  a summary takes the place of the older half of the steps
     answer of the model      ActionTaken
     environment acts         Observed          the step is complete
     drift detectors look     AlertRaised       sent in the background; the agent does not wait
     guidance that arrived    GuidanceApplied   a ``<real_user>`` turn in front of the next step
+    the workspace, if due    SnapshotTaken     stored before it is named
 
 A process that dies anywhere leaves a log from which the next one goes on: an action whose
 observation is missing is carried out again only if that changes nothing; otherwise the agent is
@@ -23,12 +25,13 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
+from hpc.agent.context import ContextKeeper, Cost
 from hpc.agent.protocols import Environment, Model, Watcher
 from hpc.agent.state import EpisodeState, read_action
 from hpc.config.agent import AgentConfig
 from hpc.core.errors import EndpointNotFound, EvaluatorError, GymError, ServerNotReady, ServingError
 from hpc.core.redact import SCANNED, redact
-from hpc.trajectories.deltas import split_prompt
+from hpc.trajectories.deltas import copied_spans, split_prompt
 from hpc.trajectories.records import (
     Action,
     ActionTaken,
@@ -41,6 +44,7 @@ from hpc.trajectories.records import (
     Observed,
     OutcomeReached,
     Record,
+    SnapshotTaken,
     Status,
 )
 from hpc.wire.messages import Guidance, StepBrief
@@ -93,6 +97,15 @@ class Mail(Protocol):
         ...
 
 
+class Snapshots(Protocol):
+    """Where the workspace is stored (`jobs.episode`)."""
+
+    async def take(self, step: int, *, ends: bool) -> SnapshotTaken | None:
+        """Store the workspace after ``step`` if it is due. Never raises for what cannot be stored: the
+        record says so."""
+        ...
+
+
 class Interrupted(Exception):
     """The job must give its node back; the episode goes on in a later attempt."""
 
@@ -103,6 +116,9 @@ class EpisodeLoop:
     Args:
         on_step: called after every change with the loop itself, for live displays; must be quick.
         stopping: true when the job must give its node back.
+        cost: what an answer of the model cost.
+        keeper: has the context summarised when it grows too long; None: never.
+        snapshots: stores the workspace; None: never.
     """
 
     def __init__(
@@ -118,6 +134,9 @@ class EpisodeLoop:
         stopping: Callable[[], bool],
         on_step: Callable[[EpisodeLoop, str], None] = lambda loop, status: None,
         clock: Callable[[], float] = time.monotonic,
+        cost: Cost = lambda answer: answer.usage,
+        keeper: ContextKeeper | None = None,
+        snapshots: Snapshots | None = None,
     ) -> None:
         self.config = config
         self.state = state
@@ -129,6 +148,9 @@ class EpisodeLoop:
         self._stopping = stopping
         self._on_step = on_step
         self._clock = clock
+        self._cost = cost
+        self._keeper = keeper
+        self._snapshots = snapshots
         self._worked_before = state.working_seconds
         self._resumed_at = clock()
         self._paused_for = 0.0
@@ -164,6 +186,7 @@ class EpisodeLoop:
                 await self._pause()
                 continue
             try:
+                await self._keep_context()
                 await self._take_step()
             except GymError as error:
                 boundary: Boundary = "evaluator" if isinstance(error, EvaluatorError) else "environment"
@@ -191,11 +214,18 @@ class EpisodeLoop:
 
     # ---- one step
 
+    async def _keep_context(self) -> None:
+        """Have older steps summarised if they must go; durable like everything else before the next step."""
+        rewritten = await self._keeper.rewrite(self.state) if self._keeper is not None else None
+        if rewritten is not None:
+            self._record(rewritten)
+
     async def _take_step(self) -> None:
         state = self.state
         answer = await self.model.complete(state.context(self.config.keep_observations), self.environment.tools)
         action = self.environment.check(read_action(answer.text, answer.tool_calls))
         shared, new = split_prompt(state.context_ids, answer.prompt_token_ids)
+        copied = copied_spans(state.context_ids, answer.prompt_token_ids, shared) if state.is_rewritten else []
         self._record(
             ActionTaken(
                 step=state.step + 1,
@@ -211,6 +241,8 @@ class EpisodeLoop:
                 endpoint=answer.endpoint,
                 model=answer.model,
                 model_seconds=answer.seconds,
+                usage=self._cost(answer),
+                duplicate_spans=copied,
             )
         )
         await self._carry_out(action)
@@ -241,7 +273,13 @@ class EpisodeLoop:
         if signal is not None:
             await self._alert(signal)
         await self._take_guidance()
+        await self._take_snapshot(ends=False)
         self._on_step(self, "running")
+
+    async def _take_snapshot(self, *, ends: bool) -> None:
+        taken = await self._snapshots.take(self.state.step, ends=ends) if self._snapshots is not None else None
+        if taken is not None:
+            self._record(taken)
 
     # ---- alerts and guidance
 
@@ -351,6 +389,7 @@ class EpisodeLoop:
             log.error("final evaluation: %s", error)
             if status != "failed":
                 status, reason, boundary = "failed", str(error), "evaluator"
+        await self._take_snapshot(ends=True)
         scores = [score for score in (final.score if final else None, self.state.best_score) if score is not None]
         outcome = OutcomeReached(
             status=status,

@@ -18,6 +18,18 @@ def opening_messages(prompt: str, description: str) -> list[dict[str, Any]]:
     Raises:
         ConfigError: there is no such prompt.
     """
+    return [
+        {"role": "system", "content": read_prompt(prompt, "agent.prompt")},
+        {"role": "user", "content": description.strip()},
+    ]
+
+
+def read_prompt(prompt: str, setting: str) -> str:
+    """A prompt's text.
+
+    Raises:
+        ConfigError: there is no such prompt; ``setting`` is what named it.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateNotFound
 
     folder = data_dir("templates") / "prompts"
@@ -27,8 +39,5 @@ def opening_messages(prompt: str, description: str) -> list[dict[str, Any]]:
         ).get_template(f"{prompt}.j2")
     except TemplateNotFound as error:
         known = ", ".join(sorted(path.stem for path in folder.glob("*.j2")))
-        raise ConfigError(f"agent.prompt is {prompt!r}: no such prompt", f"one of: {known}") from error
-    return [
-        {"role": "system", "content": template.render().strip()},
-        {"role": "user", "content": description.strip()},
-    ]
+        raise ConfigError(f"{setting} is {prompt!r}: no such prompt", f"one of: {known}") from error
+    return template.render().strip()

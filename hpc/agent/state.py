@@ -16,6 +16,7 @@ from hpc.trajectories.records import (
     ActionTaken,
     AlertRaised,
     AttemptStarted,
+    ContextRewritten,
     EpisodeHeader,
     GuidanceApplied,
     Observed,
@@ -48,6 +49,11 @@ class EpisodeState:
         self.terminated = False
         self.views: list[StepView] = []
         self.context_ids: list[int] = []  # the last prompt and answer, as the engine tokenised them
+        self.summaries = 0
+        self.first_shown = 1  # first step whose messages are in the context; a summary stands for those before
+        self.is_rewritten = False  # no prompt has been made of the context since a summary
+        self.counted = (0, 0)  # tokens of the last prompt and answer, and how many messages those were
+        self._begins: dict[int, int] = {}  # step in the context -> place of its first message
         for record in records:
             self.apply(record)
 
@@ -68,14 +74,37 @@ class EpisodeState:
             case GuidanceApplied():
                 self.guidance.append(record)
                 self.messages.append({"role": "user", "content": real_user(record.text)})
+            case ContextRewritten():
+                self._rewrite(record)
             case OutcomeReached():
                 self.outcome = record
+
+    def _rewrite(self, record: ContextRewritten) -> None:
+        opening = list(self.header.messages) if self.header else []
+        first = record.last_step + 1
+        place = self._begins.get(first, len(self.messages))
+        head = [*(dict(message) for message in opening), {"role": "user", "content": record.text}]
+        self.messages = [*head, *self.messages[place:]]
+        self._begins = {step: at - place + len(head) for step, at in self._begins.items() if step >= first}
+        self.summaries, self.first_shown, self.is_rewritten = record.number, first, True
+        self.counted = (0, 0)
+
+    def messages_of(self, step: int) -> list[dict[str, Any]]:
+        """The messages of a step that the context still shows, its guidance included."""
+        return self.messages[self._begins[step] : self._begins.get(step + 1)]
+
+    def messages_to(self, step: int) -> list[dict[str, Any]]:
+        """The context up to the end of a step that it still shows."""
+        return self.messages[: self._begins.get(step + 1)]
 
     def _act(self, record: ActionTaken) -> None:
         self.step = record.step
         self.pending = record
         self.context_ids = self.context_ids[: record.shared_tokens] + record.new_prompt_ids + record.token_ids
+        self._begins[record.step] = len(self.messages)
         self.messages.append(answer_message(record))
+        self.is_rewritten = False
+        self.counted = (_counted(record), len(self.messages))
         self.malformed_in_a_row = self.malformed_in_a_row + 1 if record.action.problem else 0
 
     def _observe(self, record: Observed) -> None:
@@ -104,6 +133,14 @@ class EpisodeState:
         tools = [i for i, message in enumerate(self.messages) if message["role"] == "tool"]
         elided = set(tools[:-keep_observations])
         return [{**m, "content": ELIDED} if i in elided else m for i, m in enumerate(self.messages)]
+
+
+def _counted(record: ActionTaken) -> int:
+    """Tokens of a prompt and its answer, as far as the engine told them."""
+    ids = record.shared_tokens + len(record.new_prompt_ids) + len(record.token_ids)
+    if ids or record.usage is None:
+        return ids
+    return (record.usage.prompt_tokens or 0) + (record.usage.completion_tokens or 0)
 
 
 def first_tool_call(tool_calls: Sequence[dict[str, Any]]) -> tuple[str, str, str] | None:

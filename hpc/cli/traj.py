@@ -9,10 +9,10 @@ import click
 
 from hpc.cli.output import emit_json, json_option, runs_option
 from hpc.cli.traj_exchange import export_command, import_command
-from hpc.cli.traj_find import find_trajectory
 from hpc.cli.traj_ls import ls, stats
 from hpc.cli.traj_repair import repair
 from hpc.cli.traj_show import show
+from hpc.cli.traj_snapshot import snapshot
 
 if TYPE_CHECKING:
     from hpc.trajectories.check import Report
@@ -36,34 +36,41 @@ traj.add_command(import_command)
 traj.add_command(ls)
 traj.add_command(repair)
 traj.add_command(show)
+traj.add_command(snapshot)
+traj.add_command(snapshot)
 traj.add_command(stats)
 
 
 @traj.command()
-@click.argument("targets", nargs=-1, required=True, metavar="FILE|RUN/INDEX…")
+@click.argument("targets", nargs=-1, metavar="[RUN|RUN/INDEX|FILE]…")
 @runs_option
+@click.option("--snapshots/--no-snapshots", default=True, help="Of runs, read their workspaces too.  [default: read]")
 @json_option
 @click.pass_context
-def check(ctx: click.Context, targets: tuple[str, ...], runs_root: Path, as_json: bool) -> None:
-    """Verify trajectories byte by byte and say what is whole.
+def check(ctx: click.Context, targets: tuple[str, ...], runs_root: Path, snapshots: bool, as_json: bool) -> None:
+    """Verify trajectories byte by byte and say what is whole; of a RUN (the newest one) all, in a table.
 
     Exit code: 0 all whole, 3 something damaged but partly whole, 1 nothing readable.
 
-    Example: hpc traj check runs/my-run/trajectories/*.h5
+    \b
+    Examples:
+      hpc traj check my-run
+      hpc traj check my-run/3 runs/other/trajectories/*.h5
     """
     import msgspec
 
-    from hpc.trajectories.check import check as check_file
-    from hpc.trajectories.reader import path_of
+    from hpc.cli.traj_check import check_all, places_of, print_table
 
-    found = [find_trajectory(target, runs_root) for target in targets]
-    reports = [check_file(path_of(*place) if isinstance(place, tuple) else place) for place in found]
+    places = places_of(targets, runs_root)
+    reports = check_all(places, snapshots=snapshots)
     if as_json:
         emit_json(msgspec.to_builtins(reports))
+    elif len(places.runs) == len(targets or ("the newest",)):  # runs alone
+        print_table(places, reports)
     else:
         for report in reports:
             _print_report(report)
-    states = {report.state for report in reports}
+    states = {report.state for report in reports} or {"whole"}
     ctx.exit(0 if states == {"whole"} else 1 if states == {"unreadable"} else 3)
 
 

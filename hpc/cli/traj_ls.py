@@ -181,6 +181,7 @@ def _facts(figures: Statistics) -> list[tuple[str, str]]:
             f"{figures.prompt_tokens:,} read as prompts, {figures.new_tokens:,} of them new to the context",
         ),
         ("tokens out", f"{figures.answer_tokens:,}"),
+        ("cost", _cost(figures)),
         ("final score", _spread(figures.final_score, 1)),
         ("best score", _spread(figures.best_score, 1)),
         ("evaluations", f"{figures.evaluations:,}"),
@@ -188,6 +189,15 @@ def _facts(figures: Statistics) -> list[tuple[str, str]]:
         ("alerts", f"{figures.alerts:,}, {_rate(figures.alerts_per_100_steps)}"),
         ("guidance", f"{figures.guidance:,}, {_rate(figures.guidance_per_100_steps)}"),
     ]
+
+
+def _cost(figures: Statistics) -> str:
+    parts = [f"{figures.cached_tokens:,} tokens cached", f"{figures.summaries:,} summaries"]
+    if figures.gpu_seconds is not None:
+        parts.insert(0, f"{figures.gpu_seconds / 3600:,.1f} GPU hours")
+    if figures.cost is not None:
+        parts.insert(0, f"${figures.cost:,.2f}")
+    return ", ".join(parts)
 
 
 def _print_histogram(title: str, counted: Mapping[str, int]) -> None:

@@ -137,11 +137,20 @@ def _inside(number: int, span: Span) -> bool:
 
 def _step_of(record: Record) -> int | None:
     """The step that a record belongs to; of an attempt or an outcome none."""
-    from hpc.trajectories.records import ActionTaken, AlertRaised, GuidanceApplied, Observed
+    from hpc.trajectories.records import (
+        ActionTaken,
+        AlertRaised,
+        ContextRewritten,
+        GuidanceApplied,
+        Observed,
+        SnapshotTaken,
+    )
 
     if isinstance(record, GuidanceApplied):
         return record.applied_step
-    return record.step if isinstance(record, ActionTaken | Observed | AlertRaised) else None
+    if isinstance(record, ContextRewritten):
+        return record.after_step
+    return record.step if isinstance(record, ActionTaken | Observed | AlertRaised | SnapshotTaken) else None
 
 
 def _matches(record: Record, search: re.Pattern[str]) -> bool:
@@ -167,6 +176,8 @@ def _texts(record: Record) -> Iterator[str]:
             yield record.reason
         case kinds.GuidanceApplied():
             yield record.annotator
+            yield record.text
+        case kinds.ContextRewritten():
             yield record.text
         case _:
             return
@@ -210,6 +221,8 @@ def _records_of(trajectory: Trajectory, chosen: set[int]) -> Iterator[Record]:
             yield step.observed
         yield from (alert for alert in trajectory.alerts if alert.step == number)
         yield from (given for given in trajectory.guidance if given.applied_step == number)
+        yield from (context for context in trajectory.contexts if context.after_step == number)
+        yield from (snapshot for snapshot in trajectory.snapshots if snapshot.step == number)
 
 
 def _pages(

@@ -48,7 +48,17 @@ class Printer:
             f"{len(summary['guidance'])} guidance",
             f"{summary['attempts']} attempts",
         ]
+        usage = summary["usage"]
+        if usage["cost"] is not None:
+            parts.append(f"${usage['cost']:.2f}")
+        if summary["contexts"]:
+            parts.append(f"{len(summary['contexts'])} summaries")
         self._line(" · ".join(parts))
+        if branch := summary["branched_from"]:
+            left = f", which went on to step {branch['abandoned']}" if branch["abandoned"] > branch["step"] else ""
+            self._line(
+                f"branched off {branch['run']}/{branch['index']} after step {branch['step']}{left}", style="blue"
+            )
 
     def record(self, record: Record) -> None:
         """One record."""
@@ -70,6 +80,12 @@ class Printer:
                 said = f"● {record.annotator} ({record.kind}), applied after step {record.applied_step}, {took}"
                 self._line(said, style="bold magenta")
                 self._block(record.text, OBSERVATION_LINES, "┃ ", "magenta")
+            case kinds.ContextRewritten():
+                said = f"≡ summary {record.number} by {record.written_by} in place of steps 1 to {record.last_step}"
+                self._line(said, style="bold cyan")
+                self._block(record.text, OBSERVATION_LINES, "┃ ", "cyan")
+            case kinds.SnapshotTaken():
+                self._snapshot(record)
             case kinds.OutcomeReached():
                 score = "" if record.final_score is None else f", score {record.final_score:.1f}"
                 self._line("")
@@ -81,6 +97,13 @@ class Printer:
         """A line in place of the steps that were left out."""
         left_out = f"step {first}" if first == last else f"steps {first} to {last}"
         self._line(f"⋯ {left_out} left out", style="dim")
+
+    def _snapshot(self, record: Any) -> None:
+        if record.problem:
+            self._line(f"   no snapshot of the workspace: {record.problem}", style="yellow")
+        else:
+            size = f"{record.files} files, {record.size:,} bytes"
+            self._line(f"   snapshot {record.id[:12]} of the workspace: {size}", style="dim")
 
     def _action(self, record: Any) -> None:
         arguments = json.dumps(record.action.arguments, ensure_ascii=False)

@@ -26,6 +26,20 @@ class SamplingConfig(Config):
             raise ValueError(f"max_tokens is {self.max_tokens}, it must be 1 or more")
 
 
+class ContextConfig(Config):
+    """When older steps leave the model's context for a summary of them."""
+
+    max_tokens: int | None = None
+    """Have the older half of the steps summarised by the model once the context has so many tokens; None:
+    never. Guidance is quoted word by word; nothing leaves the trajectory."""
+    prompt: str = "summary"
+    """What the model is asked for: a file of templates/prompts/ without its ending."""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None and self.max_tokens < 1000:
+            raise ValueError(f"max_tokens is {self.max_tokens}, it must be 1000 or more, or null")
+
+
 class AgentConfig(Config):
     """Limits and habits of an agent."""
 
@@ -40,6 +54,8 @@ class AgentConfig(Config):
     keep_observations: int | None = None
     """Show the model only the newest N observations in full (older ones are elided, never stored
     differently); None: all. Guidance is never elided."""
+    context: ContextConfig = ContextConfig()
+    """Summaries in place of old steps."""
     model_wait_seconds: float = 1800.0
     """How long a request may wait for any live endpoint before the attempt gives up."""
     alert_wait_seconds: float = 0.0

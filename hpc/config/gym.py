@@ -50,6 +50,28 @@ class ComputerConfig(Config, frozen=True):
             )
 
 
+class SnapshotsConfig(Config, frozen=True):
+    """When the workspace is stored beside the trajectories, and how much of it."""
+
+    every: int | None = None
+    """After each so many steps; None: not between."""
+    at_end: bool = True
+    """When the episode is over."""
+    max_bytes: int = 1 << 30
+    """A larger workspace is not stored, which the trajectory says."""
+    max_files: int = 50_000
+    """Nor one of more files."""
+    exclude: tuple[str, ...] = ()
+    """Patterns, as in a shell, of paths in the workspace that are left out, such as `*.ckpt`; `*` also
+    stands for slashes."""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "max_bytes", "max_files"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}, it must be 1 or more")
+
+
 class GymConfig(Config, frozen=True):
     """The environment around a task."""
 
@@ -102,6 +124,8 @@ class GymConfig(Config, frozen=True):
     """Characters shown of an output or a file; of an output, the newest."""
     max_file_bytes: int = 10_000_000
     """Larger files cannot be opened, edited or created by an action."""
+    snapshots: SnapshotsConfig = SnapshotsConfig()
+    """The workspace as it was, by content."""
     sleep_cap_s: float = 1800.0
     """Longest time that one sleep really takes, whatever was asked for; short in tests."""
 

@@ -27,7 +27,8 @@ The tree (exit code in brackets)::
     │   └── EvaluatorError [1]
     ├── TrajectoryError [1]
     │   ├── TrajectoryLayoutError [1]
-    │   └── TrajectoryIncomplete [1]
+    │   ├── TrajectoryIncomplete [1]
+    │   └── SnapshotError [1]             a workspace that cannot be stored or laid out
     ├── DatasetError [1]
     └── CheckpointError [1]
         ├── CheckpointNotFound [1]
@@ -171,6 +172,10 @@ class TrajectoryLayoutError(TrajectoryError):
 
 class TrajectoryIncomplete(TrajectoryError):
     """A trajectory that is damaged or not finished."""
+
+
+class SnapshotError(TrajectoryError):
+    """A workspace is too large to be stored, or a stored one is absent or damaged."""
 
 
 class DatasetError(HpcError):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import importlib.metadata
+import json
+import platform
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -18,6 +23,30 @@ def git_state(file: Path) -> dict[str, Any] | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit, "dirty": dirty}
+
+
+def environment(git: dict[str, Any] | None, image: str | None) -> dict[str, str]:
+    """What this process runs in, as texts: version of the package, ``commit`` (with ``+dirty``) if known,
+    ``packages`` (SHA-256 of the sorted ``name==version`` of everything installed), Python and image."""
+    found = {
+        "version": importlib.metadata.version("apollo-hpc"),
+        "commit": f"{git['commit']}{'+dirty' if git.get('dirty') else ''}" if git and "commit" in git else "",
+        "packages": _packages(),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "image": image or "",
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def hash_of(environment: dict[str, str]) -> str:
+    """SHA-256 of an environment as JSON with sorted keys and no spaces."""
+    return hashlib.sha256(json.dumps(environment, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@functools.cache
+def _packages() -> str:
+    names = sorted({f"{dist.name.lower()}=={dist.version}" for dist in importlib.metadata.distributions() if dist.name})
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def _git(folder: Path, *arguments: str) -> str:

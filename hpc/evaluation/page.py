@@ -21,7 +21,7 @@ from hpc.evaluation.rows import Label, Texts, rows_of
 from hpc.evaluation.timeline import HEIGHT, LEFT, LEGEND, RIGHT, WIDTH, draw, timeline_of
 from hpc.evaluation.words import clock, duration, score
 from hpc.trajectories.reader import Trajectory
-from hpc.trajectories.records import ActionTaken, GuidanceApplied
+from hpc.trajectories.records import ActionTaken, BranchPoint, GuidanceApplied
 
 NARROW = 380
 """Width of the timeline on a phone, in the picture's units."""
@@ -127,6 +127,7 @@ def _facts(trajectory: Trajectory, models: Sequence[str]) -> list[tuple[str, str
     steps = trajectory.table("steps")
     hosts = list(dict.fromkeys(attempt.host for attempt in trajectory.attempts))
     prompt, new, answer = (int(steps[name].sum()) for name in ("shared_tokens", "prompt_tokens", "answer_tokens"))
+    usage, branch = trajectory.usage(), header.branched_from
     facts = [
         ("run", header.run),
         ("began", clock(header.created_at) if header.created_at else ""),
@@ -137,10 +138,27 @@ def _facts(trajectory: Trajectory, models: Sequence[str]) -> list[tuple[str, str
         ("hosts", ", ".join(hosts[:4]) + (f" and {len(hosts) - 4} more" if len(hosts) > 4 else "")),
         ("tokens in", f"{prompt + new:,}" if prompt + new else ""),
         ("tokens out", f"{answer:,}" if answer else ""),
+        ("cached", _tokens(usage["used_cached_tokens"])),
+        ("cost", "" if usage["cost"] is None else f"${usage['cost']:,.2f}"),
+        ("GPU time", duration(usage["gpu_seconds"] or None).replace("–", "")),
+        ("summaries", str(len(trajectory.contexts) or "")),
+        ("branched off", "" if branch is None else f"{branch.run}/{branch.index} after step {branch.step}"),
+        ("left behind", _abandoned(branch)),
         ("model time", duration(float(steps["model_seconds"].sum()) or None).replace("–", "")),
         ("configuration", header.config_hash[:12]),
+        ("environment", header.environment_hash[:12]),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _tokens(count: float | None) -> str:
+    return "" if count is None else f"{int(count):,} tokens"
+
+
+def _abandoned(branch: BranchPoint | None) -> str:
+    if branch is None or branch.abandoned <= branch.step:
+        return ""
+    return f"its steps {branch.step + 1} to {branch.abandoned}"
 
 
 def _helped(trajectory: Trajectory) -> list[Help]:

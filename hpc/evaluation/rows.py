@@ -16,10 +16,12 @@ from hpc.trajectories.records import (
     ActionTaken,
     AlertRaised,
     AttemptStarted,
+    ContextRewritten,
     GuidanceApplied,
     Observed,
     OutcomeReached,
     Record,
+    SnapshotTaken,
 )
 
 GIST = 200
@@ -41,10 +43,12 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A line of the page. ``type`` is step, alert, guidance, attempt or outcome.
+    """A line of the page. ``type`` is step, alert, guidance, summary, snapshot, attempt or
+    outcome.
 
     Of a step: ``gist`` stands for the action's arguments, ``result`` for the observation; ``clock`` is
-    the working time in seconds, ``took`` the model's; ``tokens`` are (whole prompt, new in it, answer).
+    the working time in seconds, ``took`` the model's; ``tokens`` are (whole prompt, new in it, answer),
+    ``again`` counts those attached again behind a summary; ``cost`` is in US dollars.
     """
 
     type: str
@@ -63,6 +67,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     clock: float | None = None
     took: float = 0.0
     tokens: tuple[int, int, int] = (0, 0, 0)
+    cached: int | None = None
+    cost: float | None = None
+    again: int = 0
     labels: list[Label] = []
     # alerts, guidance, attempts, the outcome
     id: str = ""
@@ -127,6 +134,10 @@ def rows_of(records: Iterable[Record], labels: Iterable[Label] = ()) -> tuple[li
                 rows.append(_alert(record, record.id in answered))
             case GuidanceApplied():
                 rows.append(_guidance(record, alerts.get(record.alert_id or "")))
+            case ContextRewritten():
+                rows.append(_summary(record))
+            case SnapshotTaken():
+                rows.append(_snapshot(record))
             case AttemptStarted():
                 where = record.host + (f", job {record.job_id}" if record.job_id else "")
                 step, epoch = record.resumed_at_step, record.epoch
@@ -159,6 +170,9 @@ def _step(taken: ActionTaken, observed: Observed | None) -> Row:
         clock=observed.working_seconds if observed else None,
         took=taken.model_seconds,
         tokens=(taken.shared_tokens + new, new, answer),
+        cached=taken.usage.cached_tokens if taken.usage else None,
+        cost=taken.usage.cost if taken.usage else None,
+        again=sum(stop - start for start, stop in taken.duplicate_spans),
     )
 
 
@@ -189,6 +203,32 @@ def _guidance(record: GuidanceApplied, alert: AlertRaised | None) -> Row:
         text=record.text,
         alert=alert.step if alert else 0,
         waits=[asked, record.delivered_at - record.sent_at, record.applied_at - record.sent_at],
+    )
+
+
+def _summary(record: ContextRewritten) -> Row:
+    return Row(
+        type="summary",
+        step=record.after_step,
+        at=record.at,
+        name=str(record.number),
+        by=record.written_by,
+        text=record.text,
+        left=record.last_step,
+        took=record.model_seconds,
+        cost=record.usage.cost if record.usage else None,
+    )
+
+
+def _snapshot(record: SnapshotTaken) -> Row:
+    size = f"{record.files:,} files, {record.size:,} bytes, {record.stored:,} of them new"
+    return Row(
+        type="snapshot",
+        step=record.step,
+        at=record.at,
+        id=record.id,
+        text=record.problem or size,
+        problem=record.problem,
     )
 
 

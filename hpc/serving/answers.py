@@ -12,7 +12,7 @@ import msgspec
 from hpc.core.errors import ServingError
 from hpc.serving.probe import error_message
 from hpc.serving.registry import Endpoint
-from hpc.trajectories.records import ModelResponse
+from hpc.trajectories.records import ModelResponse, Usage
 
 WHOLE = ("stop", "length", "tool_calls", "function_call")
 """Ends of a whole answer. Anything else, such as vLLM's "abort" when a server is stopped, is half a
@@ -61,10 +61,21 @@ class _Choice(msgspec.Struct):
     token_ids: list[int] | None = None
 
 
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+
+
 class _Completion(msgspec.Struct):
     choices: list[_Choice]
     model: str = ""
     prompt_token_ids: list[int] | None = None
+    usage: _Usage | None = None
 
 
 def request_body(
@@ -119,6 +130,18 @@ def read_response(response: httpx.Response, endpoint: Endpoint, *, token_ids: bo
         endpoint=endpoint.url,
         model=completion.model,
         seconds=seconds,
+        usage=_usage(completion.usage),
+    )
+
+
+def _usage(told: _Usage | None) -> Usage | None:
+    if told is None:
+        return None
+    details = told.prompt_tokens_details or _Details()
+    return Usage(
+        prompt_tokens=told.prompt_tokens,
+        completion_tokens=told.completion_tokens,
+        cached_tokens=details.cached_tokens,
     )
 
 

@@ -8,13 +8,15 @@ from typing import Literal
 
 import msgspec
 
-from hpc.core.errors import TrajectoryError, TrajectoryIncomplete, TrajectoryLayoutError
+from hpc.core.errors import SnapshotError, TrajectoryError, TrajectoryIncomplete, TrajectoryLayoutError
+from hpc.rundir import RunDir
 from hpc.trajectories.log import read_log, require_records
 from hpc.trajectories.order import RecordOrder
-from hpc.trajectories.reader import is_hdf5
+from hpc.trajectories.reader import Trajectory, is_hdf5, path_of
 from hpc.trajectories.records import (
     ActionTaken,
     AttemptStarted,
+    ContextRewritten,
     GuidanceApplied,
     Observed,
     OutcomeReached,
@@ -22,6 +24,7 @@ from hpc.trajectories.records import (
 )
 from hpc.trajectories.salvage import read_here, salvage
 from hpc.trajectories.sealed import require_untouched
+from hpc.trajectories.snapshots import SnapshotStore
 
 State = Literal["whole", "damaged", "unreadable"]
 
@@ -31,10 +34,11 @@ class Finding(msgspec.Struct, frozen=True):
 
     ``kind``: unreadable (nothing can be read), bytes (stored data changed or missing), order
     (records repeated, missing or out of place), unobserved (an action without its observation),
-    lengths (tokens and log-probabilities do not match), guidance (applied twice).
+    lengths (tokens and log-probabilities do not match), guidance (applied twice, or lost in a summary),
+    snapshot (a workspace that it names is not whole).
     """
 
-    kind: Literal["unreadable", "bytes", "order", "unobserved", "lengths", "guidance"]
+    kind: Literal["unreadable", "bytes", "order", "unobserved", "lengths", "guidance", "snapshot"]
     detail: str
 
 
@@ -59,6 +63,30 @@ def check(path: Path) -> Report:
         return Report(
             path=str(path), form="unknown", state="unreadable", findings=[Finding("unreadable", error.message)]
         )
+
+
+def check_episode(run: RunDir, index: int, *, snapshots: SnapshotStore | None = None) -> Report:
+    """`check` of an episode's trajectory, and of the workspaces that it names if their store is given."""
+    report = check(path_of(run, index))
+    if snapshots is None or report.state == "unreadable":
+        return report
+    findings = list(report.findings)
+    try:
+        with Trajectory.open((run, index)) as trajectory:
+            taken = [one for one in trajectory.snapshots if one.id]
+    except TrajectoryError:
+        return report
+    if taken and not snapshots.folder.exists():  # a run that was copied, or imported, without them
+        return msgspec.structs.replace(report, notes=[*report.notes, "the workspaces that it names are not here"])
+    for one in taken:
+        try:
+            problems = snapshots.missing(one.id)
+        except SnapshotError as error:
+            problems = [error.message]
+        if problems:
+            findings.append(Finding("snapshot", f"workspace after step {one.step}: {'; '.join(problems[:3])}"))
+    state: State = "damaged" if findings else report.state
+    return msgspec.structs.replace(report, findings=findings, state=state)
 
 
 def check_records(records: Sequence[Record]) -> list[Finding]:
@@ -139,7 +167,7 @@ def _order(records: Sequence[Record]) -> Iterator[Finding]:
 
 def _contents(records: Sequence[Record]) -> Iterator[Finding]:
     applied: dict[str, int] = {}
-    epoch = context = 0
+    epoch = context = rewritten = 0
     for record in records:
         if isinstance(record, ActionTaken):
             answer, logprobs = len(record.token_ids), len(record.logprobs)
@@ -149,13 +177,23 @@ def _contents(records: Sequence[Record]) -> Iterator[Finding]:
                 yield Finding(
                     "lengths", f"step {record.step} shares {record.shared_tokens} tokens with a context of {context}"
                 )
-            context = record.shared_tokens + len(record.new_prompt_ids) + answer
+            prompt = record.shared_tokens + len(record.new_prompt_ids)
+            if any(not 0 <= start < stop <= prompt for start, stop in record.duplicate_spans):
+                yield Finding("lengths", f"step {record.step} has duplicates beyond its prompt of {prompt} tokens")
+            context = prompt + answer
         elif isinstance(record, GuidanceApplied):
             if record.id in applied:
                 yield Finding(
                     "guidance", f"{record.id} was applied at step {applied[record.id]} and {record.applied_step}"
                 )
             applied.setdefault(record.id, record.applied_step)
+        elif isinstance(record, ContextRewritten):
+            lost = [name for name, step in applied.items() if step <= record.last_step and name not in record.guidance]
+            if lost:
+                yield Finding("guidance", f"summary {record.number} leaves out {', '.join(lost[:3])}")
+            if record.number != rewritten + 1:
+                yield Finding("order", f"summary {record.number} after summary {rewritten}")
+            rewritten = record.number
         elif isinstance(record, AttemptStarted):
             if record.epoch <= epoch:
                 yield Finding("order", f"attempt {record.epoch} after attempt {epoch}")

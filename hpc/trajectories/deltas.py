@@ -7,7 +7,14 @@ and the ids that are new. Pure functions.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEAST_COPIED = 8
+"""A shorter run of equal ids may be chance."""
 
 
 def split_prompt(context: Sequence[int], prompt: Sequence[int]) -> tuple[int, list[int]]:
@@ -32,6 +39,54 @@ def split_prompt(context: Sequence[int], prompt: Sequence[int]) -> tuple[int, li
 def join_prompt(context: Sequence[int], shared: int, new: Sequence[int]) -> list[int]:
     """The prompt that `split_prompt` took apart."""
     return [*context[:shared], *new]
+
+
+def copied_spans(context: Sequence[int], prompt: Sequence[int], shared: int) -> list[tuple[int, int]]:
+    """Where a prompt behind a summary repeats the end of the context before it, token by token.
+
+    A summary takes the place of the middle of a context: what follows it is attached again. That tail is
+    found from its end backwards; where a chat template or tokeniser writes it anew (an answer as
+    the model sampled it need not be as it is tokenised from text) the span is parted.
+
+    Args:
+        context: ids of the prompt and answer before the summary.
+        prompt: ids of the prompt behind it.
+        shared: leading ids that both share, which are no copies.
+
+    Returns:
+        Ranges (first, behind the last) of the prompt, in order, of at least `LEAST_COPIED` ids, whose ids
+        are in the context in the same order.
+    """
+    old, new = np.asarray(context[shared:], np.int64), np.asarray(prompt[shared:], np.int64)
+    places: dict[int, list[int]] = {}
+    for place, name in enumerate(_names(new)):
+        places.setdefault(name, []).append(place)
+    names = _names(old)
+    spans: list[tuple[int, int]] = []
+    end_old, end_new = len(old), len(new)
+    while end_old >= LEAST_COPIED and end_new >= LEAST_COPIED:
+        found = places.get(names[end_old - LEAST_COPIED], [])
+        at = bisect.bisect_right(found, end_new - LEAST_COPIED) - 1
+        stop = found[at] + LEAST_COPIED if at >= 0 else 0
+        room = min(end_old, stop)
+        same = old[end_old - room : end_old][::-1] == new[stop - room : stop][::-1]
+        length = room if same.all() else int(np.argmin(same))
+        if length < LEAST_COPIED:
+            end_old -= 1
+            continue
+        spans.append((shared + stop - length, shared + stop))
+        end_old, end_new = end_old - length, stop - length
+    return spans[::-1]
+
+
+def _names(ids: NDArray[np.int64]) -> list[int]:
+    """A number for each run of `LEAST_COPIED` ids: equal runs have equal ones (and others hardly ever)."""
+    if len(ids) < LEAST_COPIED:
+        return []
+    runs = np.lib.stride_tricks.sliding_window_view(ids, LEAST_COPIED)
+    factors = np.array([6364136223846793005**power % 2**63 for power in range(LEAST_COPIED)], np.int64)
+    named: list[int] = (runs * factors).sum(axis=1).tolist()  # wraps around, which does no harm
+    return named
 
 
 def replay_prompt(newest_first: Iterable[tuple[int, Sequence[int], Sequence[int]]]) -> list[int]:

@@ -30,7 +30,7 @@ from hpc.trajectories.reader import Trajectory, path_of, stored_episodes
 
 log = logging.getLogger(__name__)
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 DAMAGED = "damaged"
 _LEFTOVER_SECONDS = 600.0
 
@@ -41,7 +41,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Scores are in [0, 100], times Unix seconds, durations seconds. ``status`` is "running" without an
     outcome and "damaged" where the file cannot be read; ``note`` then says why, else how it ended.
     ``prompt_tokens`` counts what the engine read (each step's whole prompt), ``new_tokens`` what of it
-    was not already in the context before, ``answer_tokens`` what was sampled. ``actions``,
+    was not already in the context before, ``answer_tokens`` what was sampled, ``cached_tokens`` what the
+    server had in its cache; ``cost`` is in US dollars. ``branched_from`` is ``RUN/INDEX@STEP``. ``actions``,
     ``detectors``, ``annotators`` and ``boundaries`` (of errors) count by name.
     """
 
@@ -67,6 +68,12 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     prompt_tokens: int = 0
     new_tokens: int = 0
     answer_tokens: int = 0
+    cached_tokens: int | None = None
+    cost: float | None = None
+    gpu_seconds: float | None = None
+    summaries: int = 0
+    snapshots: int = 0
+    branched_from: str = ""
     malformed: int = 0
     evaluations: int = 0
     alerts: int = 0
@@ -141,6 +148,7 @@ def describe(trajectory: Trajectory, run: str, index: int) -> Entry:
     clock = steps["working_seconds"][~np.isnan(steps["working_seconds"])]
     errors = steps["boundary"][steps["is_error"]]
     boundaries = {number: name for name, number in h5py.check_enum_dtype(steps.dtype["boundary"]).items()}
+    usage, branch = trajectory.usage(), header.branched_from
     best = float(evaluations.max()) if len(evaluations) else None
     return Entry(
         run=run,
@@ -165,6 +173,12 @@ def describe(trajectory: Trajectory, run: str, index: int) -> Entry:
         prompt_tokens=int(steps["shared_tokens"].sum() + steps["prompt_tokens"].sum()),
         new_tokens=int(steps["prompt_tokens"].sum()),
         answer_tokens=int(steps["answer_tokens"].sum()),
+        cached_tokens=None if usage["used_cached_tokens"] is None else int(usage["used_cached_tokens"]),
+        cost=usage["cost"],
+        gpu_seconds=usage["gpu_seconds"],
+        summaries=len(trajectory.table("contexts")),
+        snapshots=len(trajectory.table("snapshots")),
+        branched_from="" if branch is None else f"{branch.run}/{branch.index}@{branch.step}",
         malformed=int(steps["is_malformed"].sum()),
         evaluations=len(evaluations),
         alerts=len(alerts),

@@ -21,12 +21,15 @@ from hpc.trajectories.records import (
     AlertRaised,
     AttemptStarted,
     Boundary,
+    ContextRewritten,
     EpisodeHeader,
     GuidanceApplied,
     Observed,
     OutcomeReached,
     Record,
+    SnapshotTaken,
     Status,
+    Usage,
 )
 
 FORMAT = "apollo-hpc trajectory"
@@ -47,7 +50,11 @@ _NAME = h5py.string_dtype("utf-8", NAME_BYTES)
 _BOUNDARIES = ("none", *get_args(Boundary))
 _STATUSES = get_args(Status)
 _PRIORITIES = ("ask", "drift", "milestone")
+_KINDS, _REASONS = ("summary",), ("interval", "end", "request")
 _BOUNDARY, _STATUS, _PRIORITY = _enum(_BOUNDARIES), _enum(_STATUSES), _enum(_PRIORITIES)
+_KIND, _REASON = _enum(_KINDS), _enum(_REASONS)
+USAGE = ("used_prompt_tokens", "used_answer_tokens", "used_cached_tokens", "cost", "gpu_seconds")
+"""Columns of a step that repeat `Usage`, in the order of its fields."""
 _ROW = [("order", "<i8"), ("crc", "<u4"), ("offset", "<i8"), ("length", "<i8")]
 
 TABLES: dict[str, np.dtype[Any]] = {
@@ -80,6 +87,8 @@ TABLES: dict[str, np.dtype[Any]] = {
             ("answer_tokens", "<i8"),
             ("logprob_offset", "<i8"),
             ("logprob_length", "<i8"),
+            *((name, "<f8") for name in USAGE),
+            ("duplicate_tokens", "<i8"),
         ]
     ),
     "evaluations": np.dtype(
@@ -109,6 +118,32 @@ TABLES: dict[str, np.dtype[Any]] = {
             ("applied_step", "<i8"),
         ]
     ),
+    "contexts": np.dtype(
+        [
+            *_ROW,
+            ("number", "<i8"),
+            ("at", "<f8"),
+            ("after_step", "<i8"),
+            ("last_step", "<i8"),
+            ("kind", _KIND),
+            ("written_by", _NAME),
+            ("model_seconds", "<f8"),
+            *((name, "<f8") for name in USAGE),
+        ]
+    ),
+    "snapshots": np.dtype(
+        [
+            *_ROW,
+            ("id", _NAME),
+            ("step", "<i8"),
+            ("at", "<f8"),
+            ("reason", _REASON),
+            ("files", "<i8"),
+            ("size", "<i8"),
+            ("stored", "<i8"),
+            ("seconds", "<f8"),
+        ]
+    ),
     "outcome": np.dtype(
         [
             *_ROW,
@@ -123,6 +158,13 @@ TABLES: dict[str, np.dtype[Any]] = {
     ),
 }
 """Every table of a file with its columns. ``evaluations`` repeats what steps hold, for convenience."""
+
+SINCE_2 = {
+    "contexts": tuple(TABLES["contexts"].names or ()),
+    "snapshots": tuple(TABLES["snapshots"].names or ()),
+    "steps": (*USAGE, "duplicate_tokens"),
+}
+"""Tables and columns that files of version 1 do not have."""
 
 TAKEN_ELSEWHERE = ("text", "new_prompt_ids", "token_ids", "logprobs")
 """Fields of `ActionTaken` that a step keeps outside its ``taken`` text."""
@@ -165,6 +207,12 @@ class Tabulator:
                 self._json("alerts", order, record, {**_fields(record), "priority": _PRIORITIES.index(record.priority)})
             case GuidanceApplied():
                 self._json("guidance", order, record, {**_fields(record), "alert_id": record.alert_id or ""})
+            case ContextRewritten():
+                columns = {**_fields(record), **_usage_columns(record.usage), "kind": _KINDS.index(record.kind)}
+                self._json("contexts", order, record, columns)
+            case SnapshotTaken():
+                columns = {**_fields(record), "reason": _REASONS.index(record.reason)}
+                self._json("snapshots", order, record, columns)
             case OutcomeReached():
                 if self._pending is not None:
                     self._step(None, UNOBSERVED)
@@ -229,6 +277,8 @@ class Tabulator:
             "answer_tokens": len(taken.token_ids),
             "logprob_offset": self._append(LOGPROBS, logprobs),
             "logprob_length": len(logprobs),
+            "duplicate_tokens": sum(stop - start for start, stop in taken.duplicate_spans),
+            **_usage_columns(taken.usage),
             **_observed_columns(observed),
         }
         self._row("steps", columns, [*parts, tokens, logprobs])
@@ -284,6 +334,30 @@ def _observed_columns(observed: Observed | None) -> dict[str, Any]:
         "progress": _score(observation.progress if observation else None),
         "score": _score(evaluation.score if evaluation else None),
     }
+
+
+def _usage_columns(usage: Usage | None) -> dict[str, float]:
+    values = msgspec.structs.astuple(usage or Usage())
+    return {name: _score(value) for name, value in zip(USAGE, values, strict=True)}
+
+
+def upgraded(table: str, rows: NDArray[Any]) -> NDArray[Any]:
+    """Rows of a table as this version has them: columns of a file of version 1 that it lacks are absent
+    (NaN, or 0 for counts).
+
+    Raises:
+        ValueError: other columns are missing.
+    """
+    wanted = TABLES[table]
+    missing = set(wanted.names or ()) - set(rows.dtype.names or ())
+    if not missing:
+        return rows
+    if not missing <= set(SINCE_2.get(table, ())):
+        raise ValueError(f"no column {', '.join(sorted(missing))}")
+    full = np.zeros(len(rows), wanted)
+    for name in wanted.names or ():
+        full[name] = np.nan if name in USAGE and name in missing else 0 if name in missing else rows[name]
+    return full
 
 
 def _fields(record: Record) -> dict[str, Any]:

@@ -20,8 +20,9 @@ from hpc.trajectories.records import FORMAT_VERSION, EpisodeHeader, Record
 
 _FRAME = struct.Struct("<II")
 _RECORD_START = re.compile(rb"(?:[\x80-\x8f]|\xde..)\xa4type", re.DOTALL)
-_SAMPLE_START = b"\x80\xa4type"
-_MAP = range(0x80, 0x90)
+_SMALL_MAP = range(0x80, 0x90)
+_MAP_16 = 0xDE  # of more than 15 fields: two bytes count them
+_FIRST_KEY = b"\xa4type"
 
 
 class LogContents(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,9 +131,14 @@ def is_torn(tail: bytes) -> bool:
     """Whether ``tail`` is a frame of a record that was cut short (a bad checksum is something else)."""
     if len(tail) < _FRAME.size:
         return bool(tail)
-    start = tail[_FRAME.size : _FRAME.size + len(_SAMPLE_START)]
-    cut_short = _FRAME.unpack_from(tail)[0] > len(tail) - _FRAME.size
-    return cut_short and (not start or start[0] in _MAP) and start[1:] == _SAMPLE_START[1 : len(start)]
+    start = tail[_FRAME.size : _FRAME.size + 3 + len(_FIRST_KEY)]
+    cut_short: bool = _FRAME.unpack_from(tail)[0] > len(tail) - _FRAME.size
+    if not start or not cut_short:
+        return cut_short
+    if start[0] == _MAP_16:
+        return _FIRST_KEY.startswith(start[3:])
+    key = start[1 : 1 + len(_FIRST_KEY)]
+    return start[0] in _SMALL_MAP and _FIRST_KEY.startswith(key)
 
 
 def whole_behind(tail: bytes) -> list[tuple[int, int]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from hpc.trajectories.records import ActionTaken, EpisodeHeader, Observed, OutcomeReached, Record
+from hpc.trajectories.records import ActionTaken, ContextRewritten, EpisodeHeader, Observed, OutcomeReached, Record
 
 
 class RecordOrder:
     """Follows the records of one trajectory and names what is out of order.
 
     The header comes first and once; steps are numbered 1, 2, 3 …; an observation follows the action
-    of its step; nothing follows the outcome.
+    of its step; a context is rewritten between steps; nothing follows the outcome.
     """
 
     def __init__(self) -> None:
@@ -31,6 +31,12 @@ class RecordOrder:
                 return f"action of step {record.step} while step {self.step} has no observation"
             if record.step != self.step + 1:
                 return f"action of step {record.step} after step {self.step}"
+        if isinstance(record, ContextRewritten):
+            if self.awaiting:
+                return f"context rewritten while step {self.step} has no observation"
+            if not 0 < record.last_step <= record.after_step or record.after_step != self.step:
+                last, after = record.last_step, record.after_step
+                return f"a summary of steps up to {last} of {after} after step {self.step}"
         if isinstance(record, Observed):
             if not self.awaiting:
                 return f"observation of step {record.step} without its action"

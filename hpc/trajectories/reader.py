@@ -10,23 +10,26 @@ from types import TracebackType
 from typing import Any, NamedTuple, overload
 
 import msgspec
+import numpy as np
 from numpy.typing import NDArray
 
 from hpc.core.errors import TrajectoryIncomplete, TrajectoryLayoutError, UsageError
 from hpc.rundir import RunDir
 from hpc.trajectories.deltas import replay_prompt
-from hpc.trajectories.layout import TABLES
+from hpc.trajectories.layout import TABLES, USAGE
 from hpc.trajectories.log import check_hint, parse_log, read_log, require_records
 from hpc.trajectories.order import RecordOrder
 from hpc.trajectories.records import (
     ActionTaken,
     AlertRaised,
     AttemptStarted,
+    ContextRewritten,
     EpisodeHeader,
     GuidanceApplied,
     Observed,
     OutcomeReached,
     Record,
+    SnapshotTaken,
 )
 from hpc.trajectories.sealed import StoredFile
 from hpc.trajectories.sources import LoggedSource, SealedSource, Source
@@ -106,6 +109,16 @@ class Trajectory:
     def guidance(self) -> list[GuidanceApplied]:
         """All guidance in the order in which it was applied."""
         return [record for record in self._source.of_kind("guidance") if isinstance(record, GuidanceApplied)]
+
+    @functools.cached_property
+    def contexts(self) -> list[ContextRewritten]:
+        """All summaries that took the place of steps in the model's context."""
+        return [record for record in self._source.of_kind("contexts") if isinstance(record, ContextRewritten)]
+
+    @functools.cached_property
+    def snapshots(self) -> list[SnapshotTaken]:
+        """All snapshots of the workspace, also those that were refused."""
+        return [record for record in self._source.of_kind("snapshots") if isinstance(record, SnapshotTaken)]
 
     @functools.cached_property
     def outcome(self) -> OutcomeReached | None:
@@ -214,7 +227,7 @@ class Trajectory:
         """A table of docs/trajectory-format.md as a structured array, without reading any text.
 
         Args:
-            name: header, attempts, steps, evaluations, alerts, guidance or outcome. Of a trajectory
+            name: header, attempts, steps, evaluations, alerts, guidance, contexts, snapshots or outcome. Of one
                 that is not sealed the offsets point nowhere.
 
         Raises:
@@ -245,6 +258,8 @@ class Trajectory:
             "split": header.split,
             "seed": header.seed,
             "config_hash": header.config_hash,
+            "environment_hash": header.environment_hash,
+            "branched_from": msgspec.to_builtins(header.branched_from),
             "created_at": header.created_at,
             "sealed": self.sealed,
             "status": outcome.status if outcome else "running",
@@ -255,7 +270,20 @@ class Trajectory:
             "started": [_plain(attempt) for attempt in self.attempts],
             "alerts": [_plain(alert) for alert in self.alerts],
             "guidance": [_plain(guidance) for guidance in self.guidance],
+            "contexts": [_plain(context) for context in self.contexts],
+            "snapshots": [_plain(snapshot) for snapshot in self.snapshots],
+            "usage": self.usage(),
         }
+
+    def usage(self) -> dict[str, float | None]:
+        """What the steps cost in all (`hpc.trajectories.records.Usage`), summaries included; None for what
+        no step tells."""
+        total: dict[str, float | None] = {}
+        for name in USAGE:
+            values = np.concatenate([self._source.table("steps")[name], self._source.table("contexts")[name]])
+            known = values[~np.isnan(values)]
+            total[name] = float(known.sum()) if len(known) else None
+        return total
 
     def _best_step_score(self) -> float | None:
         scores = self._source.table("evaluations")["score"]

@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 import msgspec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2 added the records `ContextRewritten` and `SnapshotTaken`, what a step cost, branch points and the
+environment's hash; files of version 1 are read as well."""
 
 Boundary = Literal["model", "environment", "tool", "evaluator", "infrastructure"]
 """Where a failure comes from; each failure is attributed to exactly one."""
@@ -60,6 +62,22 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     info: dict[str, Any] = {}
 
 
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What one answer cost, as far as it is known; None where it is not.
+
+    ``prompt_tokens`` and ``completion_tokens`` are the server's own count, ``cached_tokens`` of the prompt
+    were found in its cache. ``cost`` is money by the configured prices, in US dollars. ``gpu_seconds`` are
+    the seconds of the answer times the GPUs of the replica that gave it; it answered others meanwhile, so
+    that is the most it can have cost.
+    """
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    cost: float | None = None
+    gpu_seconds: float | None = None
+
+
 class ModelResponse(msgspec.Struct, frozen=True, kw_only=True):
     """One answer of the model server.
 
@@ -76,6 +94,7 @@ class ModelResponse(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str = ""
     model: str = ""
     seconds: float = 0.0
+    usage: Usage | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,9 +172,30 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     extra: dict[str, Any] = {}
 
 
+class BranchPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an episode branched off another: it began as a copy of that one up to ``step``.
+
+    Steps 1 to ``step`` are the other's own and count (and teach) there; what it had done since, steps
+    ``step`` + 1 to ``abandoned``, is left behind in it (``abandoned`` equals ``step`` if there was
+    nothing). ``snapshot`` is the id of the workspace that the branch began with, empty if it had none.
+    """
+
+    episode_id: str
+    run: str
+    index: int
+    step: int
+    abandoned: int
+    at: float
+    snapshot: str = ""
+
+
 class EpisodeHeader(msgspec.Struct, frozen=True, kw_only=True, tag="header"):
     """First record of every trajectory. ``origin`` is set where it was imported: no process of this
-    project played the episode, and unless the source had them there are no token ids."""
+    project played the episode, and unless the source had them there are no token ids.
+
+    ``environment`` says what the episode ran in (package version, commit, hash of the installed packages,
+    Python, image), ``environment_hash`` is the SHA-256 of that as JSON with sorted keys.
+    """
 
     episode_id: str
     run: str
@@ -169,6 +209,9 @@ class EpisodeHeader(msgspec.Struct, frozen=True, kw_only=True, tag="header"):
     messages: list[dict[str, Any]] = []  # the prompt: system and user turns before step 1
     tools: list[dict[str, Any]] = []
     origin: Origin | None = None
+    environment_hash: str = ""
+    environment: dict[str, str] = {}
+    branched_from: BranchPoint | None = None
     format_version: int = FORMAT_VERSION
 
 
@@ -186,7 +229,9 @@ class ActionTaken(msgspec.Struct, frozen=True, kw_only=True, tag="action"):
     """The model's answer and the action read from it, durable BEFORE the action is carried out.
 
     The whole context is never stored twice: ``shared_tokens`` leading ids of this prompt equal the
-    previous step's prompt + answer, ``new_prompt_ids`` are the rest.
+    previous step's prompt + answer, ``new_prompt_ids`` are the rest. ``duplicate_spans`` are the ranges
+    (first, behind the last) of the prompt's ids that were attached again behind a summary: they were in
+    the context before, so that nothing in them is ever trained on (a second time).
     """
 
     step: int
@@ -202,6 +247,8 @@ class ActionTaken(msgspec.Struct, frozen=True, kw_only=True, tag="action"):
     endpoint: str = ""
     model: str = ""
     model_seconds: float = 0.0
+    usage: Usage | None = None
+    duplicate_spans: list[tuple[int, int]] = []
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True, tag="observation"):
@@ -251,6 +298,46 @@ class GuidanceApplied(msgspec.Struct, frozen=True, kw_only=True, tag="guidance")
     replaces: str | None = None
 
 
+class ContextRewritten(msgspec.Struct, frozen=True, kw_only=True, tag="context"):
+    """A summary took the place of the oldest steps in the model's context.
+
+    From the next action on the context is the opening prompt, ``text`` as a user turn, and the messages of
+    steps ``last_step`` + 1 to ``after_step`` once more: duplicates, which are in the trajectory already
+    and are never trained on. ``text`` stands for steps 1 to ``last_step``, an earlier summary included, and
+    quotes the guidance ``guidance`` (ids) that was applied in them word by word. ``written_by`` names who
+    wrote it, a model or this program itself; the rest is what that took.
+    """
+
+    number: int  # of the episode's summaries, from 1
+    at: float
+    after_step: int
+    last_step: int
+    text: str
+    kind: Literal["summary"] = "summary"
+    guidance: list[str] = []
+    written_by: str = ""
+    model_seconds: float = 0.0
+    usage: Usage | None = None
+
+
+class SnapshotTaken(msgspec.Struct, frozen=True, kw_only=True, tag="snapshot"):
+    """The workspace after ``step`` was put into the store beside the trajectories.
+
+    ``id`` is the SHA-256 of its manifest, so equal workspaces have equal ids; empty if none was taken, and
+    ``problem`` says why. ``size`` counts the bytes of its ``files``, ``stored`` what it added to the store.
+    """
+
+    id: str
+    step: int
+    at: float
+    reason: Literal["interval", "end", "request"] = "interval"
+    files: int = 0
+    size: int = 0
+    stored: int = 0
+    seconds: float = 0.0
+    problem: str = ""
+
+
 class OutcomeReached(msgspec.Struct, frozen=True, kw_only=True, tag="outcome"):
     """Last record: how the episode ended."""
 
@@ -264,4 +351,14 @@ class OutcomeReached(msgspec.Struct, frozen=True, kw_only=True, tag="outcome"):
     boundary: Boundary | None = None
 
 
-Record = EpisodeHeader | AttemptStarted | ActionTaken | Observed | AlertRaised | GuidanceApplied | OutcomeReached
+Record = (
+    EpisodeHeader
+    | AttemptStarted
+    | ActionTaken
+    | Observed
+    | AlertRaised
+    | GuidanceApplied
+    | ContextRewritten
+    | SnapshotTaken
+    | OutcomeReached
+)

@@ -28,6 +28,7 @@ from hpc.trajectories.layout import (
     LOGPROBS,
     OBSERVATION,
     OBSERVED,
+    SINCE_2,
     STEP_TEXTS,
     TABLES,
     TAKEN,
@@ -36,9 +37,10 @@ from hpc.trajectories.layout import (
     UNOBSERVED,
     Tabulator,
     row_crc,
+    upgraded,
 )
 from hpc.trajectories.log import check_hint, require_version
-from hpc.trajectories.records import ActionTaken, EpisodeHeader, Observed, OutcomeReached, Record
+from hpc.trajectories.records import FORMAT_VERSION, ActionTaken, EpisodeHeader, Observed, OutcomeReached, Record
 from hpc.trajectories.trailer import (
     MAGIC,
     CutOffError,
@@ -54,7 +56,7 @@ LIBVER = ("v110", "v110")  # metadata with checksums; readable by HDF5 1.10 and 
 CHUNK_BYTES = 1 << 20
 CACHE_BYTES = 16 << 20
 ZSTD_LEVEL = 3
-RECORD_TABLES = ("header", "attempts", "alerts", "guidance", "outcome")
+RECORD_TABLES = ("header", "attempts", "alerts", "guidance", "contexts", "snapshots", "outcome")
 """Tables whose rows are whole records."""
 _DAMAGE = (OSError, KeyError, ValueError, TypeError, RuntimeError, IndexError, OverflowError, MemoryError, EOFError)
 """What HDF5 and the decoders raise on bytes that are not as they were written."""
@@ -89,7 +91,7 @@ def write_attributes(file: Any, records: Sequence[Record]) -> None:
     header, outcome = records[0], records[-1]
     if not isinstance(header, EpisodeHeader):
         raise ValueError("a trajectory begins with its header")
-    values: dict[str, Any] = {"format": FORMAT, **_described(header)}
+    values: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, **_described(header)}
     if isinstance(outcome, OutcomeReached):
         values |= {"records": len(records), "status": outcome.status, "ended_at": outcome.at}
     for name, value in values.items():
@@ -101,7 +103,9 @@ def write_attributes(file: Any, records: Sequence[Record]) -> None:
 
 
 def _described(header: EpisodeHeader) -> dict[str, Any]:
-    left_out = ("messages", "tools", "origin")
+    """The fields of the header that attributes repeat. The file's version is that of its writer, who may
+    have gone on with an episode that an earlier version began."""
+    left_out = ("messages", "tools", "origin", "environment", "branched_from", "format_version")
     return {name: getattr(header, name) for name in header.__struct_fields__ if name not in left_out}
 
 
@@ -184,11 +188,13 @@ class StoredFile:
         self._file = file
         self._image = image
         self._tables: dict[str, NDArray[Any]] = {}
+        self._stored: dict[str, NDArray[Any]] = {}  # the same as it is in the file, for the checksums
         self._datasets: dict[str, Any] = {}
         with guarded(path, "attributes"):
             if _text(file.attrs.get("format", b"")) != FORMAT:
                 raise TrajectoryLayoutError(f"{path} is an HDF5 file but not a trajectory", "name another file")
-            require_version(path, int(file.attrs["format_version"]))
+            self.version = int(file.attrs["format_version"])
+            require_version(path, self.version)
 
     @classmethod
     def open(cls, path: Path) -> StoredFile:
@@ -260,12 +266,21 @@ class StoredFile:
         """All rows of a table."""
         if name not in self._tables:
             with guarded(self.path, f"table {name}"):
-                rows: NDArray[Any] = self._file[name][:]
-                missing = set(TABLES[name].names or ()) - set(rows.dtype.names or ())
-                if missing:
-                    raise ValueError(f"no column {', '.join(sorted(missing))}")
-                self._tables[name] = rows
+                if self.version == 1 and name in SINCE_2 and name not in self._file:
+                    rows = np.zeros(0, TABLES[name])
+                else:
+                    rows = self._file[name][:]
+                if self.version > 1 and not set(TABLES[name].names or ()) <= set(rows.dtype.names or ()):
+                    raise ValueError("columns are missing")
+                self._stored[name] = rows
+                self._tables[name] = upgraded(name, rows)
         return self._tables[name]
+
+    def _row(self, name: str, row: int) -> NDArray[Any]:
+        """One row as it is stored."""
+        self.table(name)
+        stored: NDArray[Any] = self._stored[name][row : row + 1]
+        return stored
 
     def is_sealed(self) -> bool:
         """Whether the file is a finished one, not a live view."""
@@ -278,6 +293,8 @@ class StoredFile:
             if not isinstance(header, EpisodeHeader):
                 raise ValueError("the header is another record")
             for name, value in _described(header).items():
+                if self.version == 1 and not value and name not in self._file.attrs:
+                    continue
                 stored = self._file.attrs[name]
                 if (_text(stored) if isinstance(value, str) else stored) != value:
                     raise ValueError(f"attribute {name} is not what the header says")
@@ -314,7 +331,7 @@ class StoredFile:
     def record(self, table: str, row: int) -> Record:
         """One record of a table of whole records."""
         with guarded(self.path, f"{table}[{row}]"):
-            rows = self.table(table)[row : row + 1]
+            rows = self._row(table, row)
             text = self._part(TEXT, rows["offset"][0], rows["length"][0])
             self._check(rows, [text])
             return from_json(text.tobytes())
@@ -322,7 +339,7 @@ class StoredFile:
     def evaluation_message(self, row: int) -> str:
         """The message of a row of ``evaluations``."""
         with guarded(self.path, f"evaluations[{row}]"):
-            rows = self.table("evaluations")[row : row + 1]
+            rows = self._row("evaluations", row)
             text = self._part(TEXT, rows["offset"][0], rows["length"][0])
             self._check(rows, [text])
             return text.tobytes().decode()
@@ -330,7 +347,7 @@ class StoredFile:
     def step(self, row: int) -> tuple[ActionTaken, Observed | None]:
         """The step in a row of ``steps``."""
         with guarded(self.path, f"steps[{row}]"):
-            rows = self.table("steps")[row : row + 1]
+            rows = self._row("steps", row)
             at = rows[0]
             parts = [self._part(TEXT, at[f"{name}_offset"], at[f"{name}_length"]) for name in STEP_TEXTS]
             shown = int(at["prompt_tokens"])

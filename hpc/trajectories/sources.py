@@ -13,11 +13,13 @@ from hpc.trajectories.records import (
     ActionTaken,
     AlertRaised,
     AttemptStarted,
+    ContextRewritten,
     EpisodeHeader,
     GuidanceApplied,
     Observed,
     OutcomeReached,
     Record,
+    SnapshotTaken,
 )
 from hpc.trajectories.sealed import StoredFile
 
@@ -26,6 +28,8 @@ KINDS: dict[str, type[Any]] = {
     "attempts": AttemptStarted,
     "alerts": AlertRaised,
     "guidance": GuidanceApplied,
+    "contexts": ContextRewritten,
+    "snapshots": SnapshotTaken,
     "outcome": OutcomeReached,
 }
 """Tables whose rows are whole records, and what they are."""

@@ -25,7 +25,9 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     """Figures of a set of trajectories.
 
     Scores are in [0, 100], times seconds. ``prompt_tokens`` counts each step's whole prompt,
-    ``new_tokens`` what of it was not in the context before, ``answer_tokens`` what was sampled.
+    ``new_tokens`` what of it was not in the context before, ``answer_tokens`` what was sampled,
+    ``cached_tokens`` what of the prompts the servers had in their caches. ``cost`` (US dollars) and
+    ``gpu_seconds`` are of those trajectories that tell it, None if none does.
     ``actions`` and the other dicts count by name, most frequent first; ``errors`` by the boundary that
     they are attributed to. The rates are None without a step.
     """
@@ -42,6 +44,10 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     new_tokens: int
     answer_tokens: int
+    cached_tokens: int
+    cost: float | None
+    gpu_seconds: float | None
+    summaries: int
     final_score: Spread
     best_score: Spread
     evaluations: int
@@ -83,6 +89,10 @@ def statistics_of(entries: Sequence[Entry]) -> Statistics:
         prompt_tokens=total("prompt_tokens"),
         new_tokens=total("new_tokens"),
         answer_tokens=total("answer_tokens"),
+        cached_tokens=sum(entry.cached_tokens or 0 for entry in read),
+        cost=_known(entry.cost for entry in read),
+        gpu_seconds=_known(entry.gpu_seconds for entry in read),
+        summaries=total("summaries"),
         final_score=spread(entry.final_score for entry in read),
         best_score=spread(entry.best_score for entry in read),
         evaluations=total("evaluations"),
@@ -96,6 +106,11 @@ def statistics_of(entries: Sequence[Entry]) -> Statistics:
         detectors=counted(lambda entry: entry.detectors),
         annotators=counted(lambda entry: entry.annotators),
     )
+
+
+def _known(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def spread(values: Iterable[float | None]) -> Spread:

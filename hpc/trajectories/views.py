@@ -18,7 +18,7 @@ from hpc.core.errors import MissingExtra, UsageError
 from hpc.trajectories.collection import TrajectorySet
 from hpc.trajectories.index import Entry, describe
 from hpc.trajectories.reader import Trajectory
-from hpc.trajectories.records import AlertRaised, GuidanceApplied
+from hpc.trajectories.records import AlertRaised, ContextRewritten, GuidanceApplied, SnapshotTaken
 
 Trajectories = TrajectorySet | Trajectory | Iterable[Trajectory]
 Columns = dict[str, list[Any]]
@@ -37,6 +37,12 @@ _STEP_COLUMNS = (
     "score",
     "shared_tokens",
     "answer_tokens",
+    "used_prompt_tokens",
+    "used_answer_tokens",
+    "used_cached_tokens",
+    "cost",
+    "gpu_seconds",
+    "duplicate_tokens",
 )
 
 
@@ -54,7 +60,8 @@ def columns(trajectories: Trajectories, view: str, *, texts: bool = False) -> Co
             - ``steps``: one row for each step. Times are Unix seconds, durations seconds, ``progress``
               in [0, 1], ``score`` in [0, 100]; ``prompt_tokens`` is the whole prompt, ``new_tokens``
               what it adds to the context, ``answer_tokens`` what was sampled.
-            - ``alerts`` and ``guidance``: one row for each, with all their fields.
+            - ``alerts``, ``guidance``, ``contexts`` (summaries) and ``snapshots``: one row for each, with all
+              their fields.
         texts: add ``arguments`` (JSON), ``answer`` and ``observation`` to steps; without them no text
             of a step is read.
 
@@ -152,7 +159,8 @@ def _texts(trajectory: Trajectory) -> Columns:
 def _records(kind: str, struct: type[msgspec.Struct]) -> Callable[[Trajectory], Columns]:
     def rows(trajectory: Trajectory) -> Columns:
         records = getattr(trajectory, kind)
-        return {name: [getattr(record, name) for record in records] for name in struct.__struct_fields__}
+        found = {name: [getattr(record, name) for record in records] for name in struct.__struct_fields__}
+        return {name: [msgspec.to_builtins(value) for value in values] for name, values in found.items()}
 
     return rows
 
@@ -165,5 +173,7 @@ VIEWS: dict[str, tuple[tuple[str, ...], Callable[[Trajectory], Columns]]] = {
     "steps": ((*_PLACE, *_STEP_COLUMNS, *_STEP_VIEW), _steps),
     "alerts": ((*_PLACE, *AlertRaised.__struct_fields__), _records("alerts", AlertRaised)),
     "guidance": ((*_PLACE, *GuidanceApplied.__struct_fields__), _records("guidance", GuidanceApplied)),
+    "contexts": ((*_PLACE, *ContextRewritten.__struct_fields__), _records("contexts", ContextRewritten)),
+    "snapshots": ((*_PLACE, *SnapshotTaken.__struct_fields__), _records("snapshots", SnapshotTaken)),
 }
 """Name of each view, its columns, and how its rows are made of a trajectory."""

@@ -28,6 +28,7 @@
     const two = (value) => String(value).padStart(2, "0");
     return hours ? `${hours} h ${two(minutes % 60)} min` : minutes ? `${minutes} min ${two(all % 60)} s` : `${all} s`;
   };
+  const money = (cost) => cost === null || cost === undefined ? "" : `$${cost < 0.1 ? cost.toFixed(4) : cost.toFixed(2)}`;
   const clock = (at) => new Date(at * 1000).toISOString().slice(0, 19).replace("T", " ") + " UTC";
   const breathe = () => new Promise((resolve) => setTimeout(resolve)); // also in a tab that is not seen
 
@@ -135,7 +136,7 @@
     const [prompt = 0, fresh = 0, answer = 0] = row.tokens || [];
     parts.push(facts([
       ["at", row.at ? clock(row.at) : ""], ["model", row.took ? time(row.took) : ""],
-      ["prompt", prompt ? `${count(prompt)} tokens, ${count(fresh)} new` : ""], ["sampled", answer ? `${count(answer)} tokens` : ""],
+      ["prompt", prompt ? `${count(prompt)} tokens, ${count(fresh)} new${row.again ? `, ${count(row.again)} of them attached again` : ""}${row.cached === undefined || row.cached === null ? "" : `, ${count(row.cached)} cached`}` : ""], ["sampled", answer ? `${count(answer)} tokens` : ""], ["cost", money(row.cost)],
     ]));
     body.replaceChildren(...parts);
   };
@@ -222,7 +223,22 @@
     const element = make("li", `item ${attempt ? "turn" : "end"}`, shown(text));
     return { row, element, facets: new Set(), summary: null };
   };
-  const build = { step: stepItem, alert: alertItem, guidance: guidanceItem, attempt: plainItem, outcome: plainItem };
+  const summaryItem = (row) => {
+    const element = make("li", "item note summary"), details = make("details"), head = make("summary");
+    const took = [row.by ? `by ${shown(row.by)}` : "", row.took ? time(row.took) : "", money(row.cost)].filter(Boolean).join(" · ");
+    head.append(make("i", "sign summary", "≡"), make("strong", "", `Summary ${row.name} took the place of steps 1 to ${count(row.left)}`),
+      make("span", "aside", ` after step ${count(row.step)} · ${took}`));
+    details.append(head, make("pre", "prose", shown(row.text || "")));
+    element.append(details);
+    const item = { row, element, facets: new Set(["summaries"]), summary: head };
+    head.addEventListener("focus", () => point(item));
+    return item;
+  };
+  const snapshotItem = (row) => {
+    const words = row.problem ? `no snapshot of the workspace: ${row.problem}` : `snapshot ${row.id.slice(0, 12)} of the workspace: ${row.text}`;
+    return { row, element: make("li", `item turn${row.problem ? " warn" : ""}`, shown(words)), facets: new Set(), summary: null };
+  };
+  const build = { summary: summaryItem, snapshot: snapshotItem, step: stepItem, alert: alertItem, guidance: guidanceItem, attempt: plainItem, outcome: plainItem };
 
   // ---- where the reader is, in the picture
   const picture = byId("picture");
@@ -260,7 +276,7 @@
   };
 
   // ---- what is shown
-  const FACETS = [["errors", "Errors"], ["alerts", "Alerts"], ["guidance", "Guidance"], ["evaluations", "Evaluations"], ["malformed", "Malformed"]];
+  const FACETS = [["errors", "Errors"], ["alerts", "Alerts"], ["guidance", "Guidance"], ["evaluations", "Evaluations"], ["summaries", "Summaries"], ["malformed", "Malformed"]];
   const chips = byId("chips");
   const chip = (facet, words, number) => {
     const button = make("button", "", `${words} `);

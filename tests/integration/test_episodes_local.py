@@ -49,9 +49,25 @@ def test_alerts_are_answered_in_slack_and_applied(tmp_path: Path) -> None:
         assert "is over" in job.hpc("router", "start", "small", code=2)
         page = Path(job.hpc("episodes", "report", "small").strip())
         assert page.read_text().count("<svg") >= EPISODES
+        check_snapshots(job, tmp_path)
         figures = json.loads(job.hpc("inbox", "stats", "small", "--json"))["total"]
         assert figures["replies"] == figures["applied"] == len(replies)  # the last word, not one of a while ago
         assert json.loads(job.hpc("episodes", "status", "small", "--json"))["episodes"][0]["state"] == "finished"
+
+
+def check_snapshots(job: WholeJob, folder: Path) -> None:
+    """The workspace of each episode as it was at its end can be laid out again, and what it ran in is known."""
+    taken = json.loads(job.hpc("traj", "snapshot", "ls", "small", "--json"))
+    assert [(one["index"], one["reason"], one["problem"]) for one in taken] == [
+        (index, "end", "") for index in range(EPISODES)
+    ]
+    job.hpc("traj", "snapshot", "restore", "small/1", "--out", str(folder / "again"))
+    files = {path.relative_to(folder / "again") for path in (folder / "again").rglob("*") if path.is_file()}
+    assert files == {p.relative_to(job.run.workspace(1)) for p in job.run.workspace(1).rglob("*") if p.is_file()}
+    shown = json.loads(job.hpc("traj", "show", "small/1", "--json"))
+    assert len(shown["environment_hash"]) == 64 and shown["branched_from"] is None
+    assert shown["usage"]["used_answer_tokens"] > 0
+    assert "whole" in job.hpc("traj", "check", "small")
 
 
 def check_secrets(job: WholeJob) -> None:

@@ -8,11 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
 from hpc.cli import cli
 from hpc.rundir import RunDir
+from hpc.trajectories.records import SnapshotTaken
+from hpc.trajectories.snapshots import Limits, SnapshotStore
 from hpc.trajectories.writer import TrajectoryWriter
 from tests.unit.trajectories.samples import episode, run_dir
 
@@ -30,7 +34,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
                 writer.seal()
     path = made.trajectory(2)
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 4
+    with h5py.File(path) as file:
+        chunk = file["logprobs"].id.get_chunk_info(0)
+    data[chunk.byte_offset + chunk.size // 2] ^= 4
     path.write_bytes(data)
     return made
 
@@ -240,3 +246,43 @@ def test_errors_name_the_fix_without_a_traceback(run: RunDir, words: str) -> Non
     assert done.stderr.startswith("error: ")
     assert "fix: " in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_check_takes_a_whole_run(run: RunDir) -> None:
+    done = hpc(run, "check", "demo")
+    assert done.returncode == 3, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-1].startswith("3 of 4 whole, ") and "hpc traj repair" in lines[-1]
+    states = [next(state for state in ("whole", "damaged") if state in line) for line in lines[-5:-1]]
+    assert states == ["whole", "whole", "damaged", "whole"]
+    reports = json.loads(hpc(run, "check", "demo", "--json").stdout)
+    assert [report["state"] for report in reports] == states
+    assert hpc(run, "check", "demo/0", "demo/1").returncode == 0
+    assert hpc(run, "check", "demo", "demo/0", "--json").returncode == 3
+    assert hpc(run, "check", "no-such-run").returncode == 2
+
+
+def test_check_of_a_run_reads_its_workspaces(tmp_path: Path) -> None:
+    made, workspace = run_dir(tmp_path, "shots"), tmp_path / "workspace"
+    workspace.mkdir()
+    (workspace / "result.txt").write_text("450C")
+    store = SnapshotStore(made.snapshots)
+    taken = store.take(workspace, Limits())
+    records = [
+        msgspec.structs.replace(record, id=taken.id) if isinstance(record, SnapshotTaken) else record
+        for record in episode(12)
+    ]
+    with TrajectoryWriter.open(made, 0) as writer:
+        writer.append(*records)
+        writer.seal()
+    assert hpc(made, "check", "shots").returncode == 0
+    listed = json.loads(hpc(made, "snapshot", "ls", "shots", "--json").stdout)
+    assert [(one["index"], one["step"], one["id"]) for one in listed] == [(0, 10, taken.id)]
+    assert hpc(made, "snapshot", "restore", "shots/0", "--out", str(tmp_path / "again")).returncode == 0
+    assert (tmp_path / "again" / "result.txt").read_text() == "450C"
+    assert hpc(made, "snapshot", "restore", "shots/0", "--step", "9", "--out", str(tmp_path / "b")).returncode == 2
+    next(made.snapshots.glob("objects/*/*")).unlink()
+    [report] = json.loads(hpc(made, "check", "shots", "--json").stdout)
+    assert report["state"] == "damaged" and report["findings"][0]["kind"] == "snapshot"
+    assert hpc(made, "check", "shots", "--no-snapshots").returncode == 0
+    assert hpc(made, "snapshot", "prune", "shots").returncode == 0

@@ -24,11 +24,13 @@ from hpc.trajectories.records import (
     ActionTaken,
     AlertRaised,
     AttemptStarted,
+    ContextRewritten,
     EpisodeHeader,
     GuidanceApplied,
     Observed,
     OutcomeReached,
     Record,
+    SnapshotTaken,
 )
 
 FORMAT = "inspect"
@@ -150,6 +152,10 @@ class _Sample:
                 self._info("alert", record, record.sent_at)
             case AttemptStarted():
                 self._info("attempt", record, record.at)
+            case ContextRewritten():
+                self._info("summary", record, record.at)
+            case SnapshotTaken():
+                self._info("snapshot", record, record.at)
             case OutcomeReached():
                 self.outcome, self.ended_at = record, record.at
         if len(self._messages) > len(self._prompt):

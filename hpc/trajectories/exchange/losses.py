@@ -30,7 +30,8 @@ PROMPT_FIELDS = Loss(
     ("header.messages",),
 )
 BARE = Loss(
-    "everything but messages and tools: ids, times, scores, alerts, provenance of guidance, outcome (--bare)",
+    "everything but messages and tools: ids, times, costs, scores, alerts, provenance of guidance, summaries, "
+    "snapshots, outcome (--bare)",
     (),
 )
 

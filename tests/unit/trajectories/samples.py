@@ -12,6 +12,7 @@ from hpc.trajectories.records import (
     ActionTaken,
     AlertRaised,
     AttemptStarted,
+    ContextRewritten,
     EpisodeHeader,
     Evaluation,
     GuidanceApplied,
@@ -19,6 +20,8 @@ from hpc.trajectories.records import (
     Observed,
     OutcomeReached,
     Record,
+    SnapshotTaken,
+    Usage,
 )
 
 T0 = 1_760_000_000.0
@@ -42,6 +45,8 @@ def header(index: int = 0, run: str = "demo") -> EpisodeHeader:
         created_at=T0,
         messages=[{"role": "system", "content": "You work in a lab."}, {"role": "user", "content": "Mach Gold ✨"}],
         tools=[{"type": "function", "function": {"name": "think", "parameters": {}}}],
+        environment_hash="e" * 64,
+        environment={"version": "0.1"},
     )
 
 
@@ -91,6 +96,10 @@ def step_records(number: int, context: list[int], rng: random.Random, size: int 
         endpoint="http://n1:8000/v1",
         model="tiny",
         model_seconds=0.25,
+        usage=Usage(prompt_tokens=len(prompt), completion_tokens=4, cached_tokens=shared, cost=0.001)
+        if number % 2
+        else None,
+        duplicate_spans=[(1, 3)] if number % 10 == 1 and number > 1 else [],
     )
     observed = Observed(
         step=number,
@@ -135,8 +144,31 @@ def guidance(number: int, step: int) -> GuidanceApplied:
     )
 
 
+def summary(number: int, step: int) -> ContextRewritten:
+    """A summary of all but the last three steps, quoting the guidance among them."""
+    last = step - 3
+    return ContextRewritten(
+        number=number,
+        at=T0 + 10 * step + 8,
+        after_step=step,
+        last_step=last,
+        text=f"So far: {step} steps ✨",
+        guidance=[f"gu-{one}" for one in range(1, step // 6 + 1) if one * 6 <= last],
+        written_by="tiny",
+        model_seconds=1.5,
+        usage=Usage(prompt_tokens=900, completion_tokens=60, gpu_seconds=1.5),
+    )
+
+
+def snapshot(step: int) -> SnapshotTaken:
+    return SnapshotTaken(
+        id=f"{step:064x}", step=step, at=T0 + 10 * step + 8.5, files=3, size=4096, stored=512, seconds=0.01
+    )
+
+
 def episode(steps: int = 12, *, index: int = 0, finished: bool = True, size: int = 40) -> list[Record]:
-    """A whole episode: two attempts, an alert and guidance every sixth step, an outcome if finished."""
+    """A whole episode: two attempts, an alert and guidance every sixth step, a summary and a snapshot every
+    tenth, an outcome if finished."""
     rng = random.Random(index)
     context: list[int] = []
     records: list[Record] = [header(index), attempt(1)]
@@ -146,4 +178,6 @@ def episode(steps: int = 12, *, index: int = 0, finished: bool = True, size: int
         records += step_records(number, context, rng, size)
         if number % 6 == 0:
             records += [alert(number // 6, number), guidance(number // 6, number)]
+        if number % 10 == 0:
+            records += [summary(number // 10, number), snapshot(number)]
     return [*records, outcome(steps)] if finished else records

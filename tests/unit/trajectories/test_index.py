@@ -93,7 +93,7 @@ def test_only_what_is_new_or_changed_is_opened(run: RunDir) -> None:
 
 
 def damage_version(data: bytes) -> bytes:
-    return data.replace(b'"version":1', b'"version":9')
+    return data.replace(b'"version":2', b'"version":9')
 
 
 def damage_value(data: bytes) -> bytes:
@@ -107,7 +107,7 @@ def damage_value(data: bytes) -> bytes:
         lambda data: data[:-20],
         lambda data: b"\x00" * len(data),
         lambda data: b"[" * 100_000,
-        lambda data: b'{"version":1,"crc":0,"entries":{}}',
+        lambda data: b'{"version":2,"crc":0,"entries":{}}',
         damage_version,
         damage_value,
     ],

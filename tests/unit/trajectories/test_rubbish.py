@@ -16,7 +16,7 @@ from hpc.core.framed import FramedLog
 from hpc.trajectories import codec, sealed
 from hpc.trajectories.check import check
 from hpc.trajectories.reader import Trajectory
-from hpc.trajectories.records import Record
+from hpc.trajectories.records import FORMAT_VERSION, Record
 from hpc.trajectories.trailer import with_trailer
 from tests.unit.trajectories.samples import episode, header
 
@@ -154,18 +154,18 @@ def test_other_framed_logs_are_named_as_such(tmp_path: Path) -> None:
 
 
 def test_a_newer_format_asks_for_an_upgrade(image: bytes, tmp_path: Path) -> None:
-    newer = msgspec.structs.replace(header(), format_version=2)
+    newer = msgspec.structs.replace(header(), format_version=FORMAT_VERSION + 1)
     path = tmp_path / "log.frames"
     with FramedLog(path) as log:
         log.append(codec.encode(newer))
-    with pytest.raises(TrajectoryLayoutError, match="format version 2") as caught:
+    with pytest.raises(TrajectoryLayoutError, match=f"format version {FORMAT_VERSION + 1}") as caught:
         Trajectory.open(path)
     assert "upgrade" in caught.value.hint
     path.write_bytes(image)
     with h5py.File(path, "r+") as file:
-        file.attrs["format_version"] = 2
+        file.attrs["format_version"] = FORMAT_VERSION + 1
     path.write_bytes(with_trailer(path.read_bytes()))
-    with pytest.raises(TrajectoryLayoutError, match="format version 2"):
+    with pytest.raises(TrajectoryLayoutError, match=f"format version {FORMAT_VERSION + 1}"):
         Trajectory.open(path)
 
 

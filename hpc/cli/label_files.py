@@ -76,12 +76,29 @@ def subjects(places: Sequence[Place], folder: Path | None = None) -> Iterator[Su
         TrajectoryError: one cannot be read.
     """
     with _progress(len(places)) as advance:
+        left: dict[Path, dict[int, set[int]]] = {}
         for place in places:
-            yield _read(place, folder)
+            if place.run is not None and place.run.root not in left:
+                left[place.run.root] = _left_behind(place.run)
+            yield _read(place, folder, left[place.run.root].get(place.number, set()) if place.run else set())
             advance()
 
 
-def _read(place: Place, folder: Path | None) -> Subject:
+def _left_behind(run: RunDir) -> dict[int, set[int]]:
+    """Of each episode of a run that others branched off: the steps that were left behind."""
+    from hpc.core.errors import TrajectoryError
+    from hpc.trajectories.reader import Trajectory, stored_episodes
+
+    found: dict[int, set[int]] = {}
+    for index in stored_episodes(run):
+        with contextlib.suppress(TrajectoryError), Trajectory.open((run, index)) as trajectory:
+            branch = trajectory.header.branched_from
+            if branch is not None and branch.run == run.name:
+                found.setdefault(branch.index, set()).update(range(branch.step + 1, branch.abandoned + 1))
+    return found
+
+
+def _read(place: Place, folder: Path | None, left: set[int]) -> Subject:
     from hpc.config.agent import AgentConfig
     from hpc.drift.cases import read_failure
     from hpc.supervision.history import Past, past_of
@@ -109,7 +126,7 @@ def _read(place: Place, folder: Path | None) -> Subject:
         elif folder is None:
             labels = labels_path(place.path)
         return Subject(
-            place.name, f"{header.task_family}/{header.task_id}", labels, past_of(trajectory.records()), place.run
+            place.name, f"{header.task_family}/{header.task_id}", labels, past_of(trajectory.records(), left), place.run
         )
 
 

@@ -139,8 +139,11 @@ class Builder:
             for step in trajectory.steps
         ]
 
+        branch = trajectory.header.branched_from
+        copied = branch.step if branch is not None else 0
+
         def why_not(step: int) -> str:
-            return reasons.get(step, "")
+            return "copied from the episode it branched off" if step <= copied else reasons.get(step, "")
 
         if any(step.answer for step in steps):
             dropper.check({step.step: step for step in steps})

@@ -32,13 +32,14 @@ class Past(msgspec.Struct, frozen=True):
     abandoned: frozenset[int] = frozenset()
 
 
-def past_of(records: Iterable[Record]) -> Past:
-    """The past of a trajectory."""
+def past_of(records: Iterable[Record], abandoned: Iterable[int] = ()) -> Past:
+    """The past of a trajectory; ``abandoned`` as others that branched off it say."""
     records = list(records)
     return Past(
         steps=views_of(records),
         guidance=[record for record in records if isinstance(record, GuidanceApplied)],
         alerts=[record for record in records if isinstance(record, AlertRaised)],
+        abandoned=frozenset(abandoned),
     )
 
 

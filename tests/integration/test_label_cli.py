@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -14,6 +15,7 @@ from hpc.core import files
 from hpc.router.annals import annals_path
 from hpc.rundir import RunDir
 from hpc.trajectories.labels import read_labels
+from hpc.trajectories.records import BranchPoint, EpisodeHeader
 from hpc.trajectories.writer import TrajectoryWriter
 from tests.unit.trajectories.samples import alert, episode, run_dir
 
@@ -120,3 +122,15 @@ def test_real_trajectories_of_others_are_labelled(run: RunDir, tmp_path: Path) -
     assert sum(row["labels"] for row in rows) > 10
     report = json.loads(hpc(run, "report", *map(str, files_), *folder, "--json"))
     assert report["kept"] + report["dropped"] == report["steps"] > 300
+
+
+def test_steps_that_a_branch_left_behind_are_labelled_in_the_other_episode(run: RunDir) -> None:
+    branch = BranchPoint(episode_id="demo-00000", run="demo", index=0, step=4, abandoned=9, at=1.0)
+    first, *rest = episode(12, index=2)
+    assert isinstance(first, EpisodeHeader)
+    with TrajectoryWriter.open(run, 2) as writer:
+        writer.append(msgspec.structs.replace(first, branched_from=branch), *rest)
+        writer.seal()
+    hpc(run, "run", "demo", "--rule", "abandoned_branch")
+    assert [label.step for label in read_labels(run.labels(0)).current()] == [5, 6, 7, 8, 9]
+    assert read_labels(run.labels(2)).current() == []

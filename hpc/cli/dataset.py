@@ -31,7 +31,14 @@ tokenizer_option = click.option(
 
 @click.group()
 def dataset() -> None:
-    """Build datasets from trajectories, and prove what of them is trained."""
+    """Build datasets from trajectories, and prove what of them is trained.
+
+    \b
+    Example:
+      hpc label run my-run
+      hpc dataset build my-run --to data/filtered supervision=default
+      hpc dataset verify data/filtered
+    """
 
 
 @dataset.command()

@@ -35,6 +35,8 @@ def label() -> None:
 
     Labels lie beside the trajectories and are only ever added to. Nothing is taken out of a trajectory: an
     action that is labelled sub-optimal stays in the context and is not trained.
+
+    Example: hpc label run my-run && hpc label report my-run
     """
 
 

@@ -33,6 +33,10 @@ log = logging.getLogger(__name__)
 Outcome = Literal["done", "stopped"]
 
 
+TASKS = 50
+"""So many tasks are named in a line of the metrics; the checkpoint has all."""
+
+
 class Built(NamedTuple):
     """A model as the loop needs it: this rank's chunks with the model's own weights, what rows must be a
     multiple of, the size of its vocabulary, and the floating-point operations of a step over examples of
@@ -196,7 +200,7 @@ class Trainer:
 
         self.checkpointer.save(about, asynchronous=asynchronous, done=done)
         self.saved = self.step
-        self._note("composition", **about.state["seen"])
+        self._note("composition", **shortened(about.state["seen"]))
 
     def _seen(self) -> Counter[str]:
         """What all ranks together have read since the beginning; ranks that share a share count once."""
@@ -240,3 +244,10 @@ class Trainer:
             return own
         name, which = parse_reference(self.config.start_from)
         return Shelf(RunDir.open(Path(name)).checkpoints).find(which)
+
+
+def shortened(seen: dict[str, int]) -> dict[str, int]:
+    """Counts without those of tasks beyond the commonest, and how many tasks there are."""
+    tasks = sorted((key for key in seen if key.startswith("task_id=")), key=lambda key: (-seen[key], key))
+    left_out = set(tasks[TASKS:])
+    return {**{key: count for key, count in seen.items() if key not in left_out}, "tasks": len(tasks)}

@@ -16,6 +16,7 @@ from megatron.core import parallel_state
 
 from hpc.config import to_builtins
 from hpc.config.train import TrainRunConfig
+from hpc.core.errors import HpcError
 from hpc.examples import Dataset
 from hpc.rundir import RunDir
 from hpc.training.batches import Feed, Share, default_device
@@ -127,7 +128,11 @@ class Trainer:
         def judge(loss: float, tokens: int, norm: float) -> Any:
             return self.guard.judge(number, loss=loss, tokens=tokens, norm=norm)
 
-        result = self.engine.step(feed.batches, lr, judge, self.token_loss)
+        try:
+            result = self.engine.step(feed.batches, lr, judge, self.token_loss)
+        except HpcError:  # the guard's, on every rank alike: what is being saved shall not be lost
+            self.checkpointer.finalize(blocking=True)
+            raise
         epoch = self.position.epoch
         self.step, self.position = number, feed.after
         self.losses["train"] = result.loss

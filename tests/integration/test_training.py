@@ -209,6 +209,7 @@ def test_a_loss_that_is_no_number_leaves_the_weights_alone(nursery: Nursery, mak
     verdicts = [record.get("verdict", "ok") for record in read_metrics(run.metrics, "step")]
     assert verdicts[0] == "ok" and set(verdicts[1:]) == {"nan"}
     assert "the 5th such step in a row" in log_of(run)
+    assert [each.step for each in shelf_of(run).stable()] == [2, 4]  # also what was being saved as it ended
 
 
 def test_grpo_starts_where_the_engine_is_and_follows_the_advantages(

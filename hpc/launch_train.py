@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import subprocess
@@ -16,7 +17,7 @@ import msgspec
 from hpc import slurm
 from hpc.config import config_hash, to_builtins
 from hpc.config.train import TrainRunConfig
-from hpc.core.errors import ConfigError, ExportFailed, HpcError, SubmissionError, UsageError
+from hpc.core.errors import ConfigError, ExportFailed, HpcError, MissingExtra, SubmissionError, UsageError
 from hpc.core.locks import exclusive
 from hpc.examples import Dataset
 from hpc.launch import Launch, provenance
@@ -191,6 +192,12 @@ def _settled(config: TrainRunConfig, name: str) -> TrainRunConfig:
 
 def _check(config: TrainRunConfig, world: int) -> None:
     """Find on the login node what would otherwise fail in the log of a job."""
+    lacking = [name for name in ("torch", "megatron") if importlib.util.find_spec(name) is None]
+    if lacking and config.cluster.python is None:
+        raise MissingExtra(
+            f"training needs {' and '.join(lacking)}",
+            "pip install 'apollo-hpc[train]', or set cluster.python to an interpreter that has them",
+        )
     if not config.train.dataset:
         raise ConfigError(
             "train.dataset is empty", "name a dataset: train.dataset=FOLDER (hpc dataset build makes one)"

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 OLDEST_PYTHON = (3, 11)
 LIMIT_S = 20.0
 """A check that takes longer has hung, as a dead network file system does."""
+
+TRAINING = ("torch", "megatron", "safetensors", "transformers")
+"""Packages that the command line looks for before it submits a training."""
 
 _EGRESS_S = 5.0
 _GIB = 1024**3
@@ -268,6 +272,16 @@ def check_runtime(subject: Subject) -> Outcome:
     return "ok", f"vLLM {done.stdout.strip()} at {program[0]}", ""
 
 
+def check_training(subject: Subject) -> Outcome:
+    """What trainings need is installed; looked up, not imported, which takes seconds."""
+    missing = [name for name in TRAINING if importlib.util.find_spec(name) is None]
+    if missing:
+        found = f"{', '.join(missing)} not installed: no training on this interpreter"
+        return "warn", found, "pip install 'apollo-hpc[train]', or set cluster.python to another interpreter"
+    versions = [f"{name} {metadata.version(name)}" for name in ("torch", "megatron-core", "transformers")]
+    return "ok", ", ".join(versions), ""
+
+
 def check_gpu(subject: Subject) -> Outcome:
     """Which GPUs this machine has; none is fine on a login node."""
     program = shutil.which("nvidia-smi")
@@ -307,6 +321,7 @@ CHECKS: dict[str, Check] = {
     "ports": check_ports,
     "slack": check_slack,
     "runtime": check_runtime,
+    "training": check_training,
     "gpu": check_gpu,
     "disk": check_disk,
 }

@@ -237,6 +237,8 @@ def _watch(run: RunDir) -> None:
                 break
             time.sleep(REFRESH_SECONDS)
     if now["state"] != "DONE":
-        raise JobFailed(f"the training of {run.name} ended as {now['state']}: {now['reason']}", "hpc train logs RUN")
+        raise JobFailed(
+            f"the training of {run.name} ended as {now['state']}: {now['reason']}", f"hpc train logs {run.name}"
+        )
     if not sys.stderr.isatty():
         click.echo(f"trained {now['step']} steps, loss {_cell(now['loss'])}", err=True)

@@ -16,6 +16,7 @@ from megatron.core import parallel_state
 
 from hpc.config import to_builtins
 from hpc.config.train import TrainRunConfig
+from hpc.core.errors import HpcError
 from hpc.examples import Dataset
 from hpc.rundir import RunDir
 from hpc.training.batches import Feed, Share, default_device
@@ -31,6 +32,10 @@ from hpc.training.shelf import Checkpoint, Shelf, parse_reference, shelf_of
 log = logging.getLogger(__name__)
 
 Outcome = Literal["done", "stopped"]
+
+
+TASKS = 50
+"""So many tasks are named in a line of the metrics; the checkpoint has all."""
 
 
 class Built(NamedTuple):
@@ -123,7 +128,11 @@ class Trainer:
         def judge(loss: float, tokens: int, norm: float) -> Any:
             return self.guard.judge(number, loss=loss, tokens=tokens, norm=norm)
 
-        result = self.engine.step(feed.batches, lr, judge, self.token_loss)
+        try:
+            result = self.engine.step(feed.batches, lr, judge, self.token_loss)
+        except HpcError:  # the guard's, on every rank alike: what is being saved shall not be lost
+            self.checkpointer.finalize(blocking=True)
+            raise
         epoch = self.position.epoch
         self.step, self.position = number, feed.after
         self.losses["train"] = result.loss
@@ -196,7 +205,7 @@ class Trainer:
 
         self.checkpointer.save(about, asynchronous=asynchronous, done=done)
         self.saved = self.step
-        self._note("composition", **about.state["seen"])
+        self._note("composition", **shortened(about.state["seen"]))
 
     def _seen(self) -> Counter[str]:
         """What all ranks together have read since the beginning; ranks that share a share count once."""
@@ -240,3 +249,10 @@ class Trainer:
             return own
         name, which = parse_reference(self.config.start_from)
         return Shelf(RunDir.open(Path(name)).checkpoints).find(which)
+
+
+def shortened(seen: dict[str, int]) -> dict[str, int]:
+    """Counts without those of tasks beyond the commonest, and how many tasks there are."""
+    tasks = sorted((key for key in seen if key.startswith("task_id=")), key=lambda key: (-seen[key], key))
+    left_out = set(tasks[TASKS:])
+    return {**{key: count for key, count in seen.items() if key not in left_out}, "tasks": len(tasks)}

@@ -56,18 +56,29 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 Make = Callable[..., RunDir]
 
 
+def new_run(root: Path, dataset: Path, *overrides: str) -> RunDir:
+    """A run directory of a training of the tiny policy."""
+    wanted = [
+        "train=tiny", f"model.path={MODEL}", f"train.dataset={dataset}", "train.seq_length=128",
+        "train.global_batch=2", f"train.steps={STEPS}", "train.checkpoints.every=2",
+        "train.metrics.tensorboard=false",
+    ]  # fmt: skip
+    config = compose("train", [*wanted, *overrides])
+    return RunDir.create(root, manifest={}, config=to_builtins(config), config_hash=config_hash(config))
+
+
 @pytest.fixture
 def make(tmp_path: Path, dataset: Path) -> Make:
-    def make(name: str, *overrides: str) -> RunDir:
-        wanted = [
-            "train=tiny", f"model.path={MODEL}", f"train.dataset={dataset}", "train.seq_length=128",
-            "train.global_batch=2", f"train.steps={STEPS}", "train.checkpoints.every=2",
-            "train.metrics.tensorboard=false",
-        ]  # fmt: skip
-        config = compose("train", [*wanted, *overrides])
-        return RunDir.create(tmp_path / name, manifest={}, config=to_builtins(config), config_hash=config_hash(config))
+    return lambda name, *overrides: new_run(tmp_path / name, dataset, *overrides)
 
-    return make
+
+@pytest.fixture(scope="module")
+def whole(nursery: Nursery, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A training on one rank that nothing befell."""
+    run = new_run(tmp_path_factory.mktemp("whole") / "run", dataset)
+    assert nursery.train(run.root) == [0], log_of(run)
+    assert len(curve(run)) == STEPS
+    return run
 
 
 def curve(run: RunDir) -> list[tuple[Any, ...]]:
@@ -111,10 +122,7 @@ def killed_often(nursery: Nursery, run: RunDir, chance: random.Random, *, world:
     return kills
 
 
-def test_killed_at_random_it_goes_on_exactly(nursery: Nursery, make: Make) -> None:
-    whole = make("whole")
-    assert nursery.train(whole.root) == [0], log_of(whole)
-    assert len(curve(whole)) == STEPS
+def test_killed_at_random_it_goes_on_exactly(nursery: Nursery, make: Make, whole: RunDir) -> None:
     for number in range(KILLS):
         run = make(f"killed-{number}")
         assert killed_often(nursery, run, random.Random(number)) == 2
@@ -123,24 +131,24 @@ def test_killed_at_random_it_goes_on_exactly(nursery: Nursery, make: Make) -> No
         assert names == {path.name for path in whole.checkpoints.iterdir()}
 
 
-def test_two_ranks_teach_the_same_and_go_on_exactly_too(nursery: Nursery, make: Make) -> None:
-    alone, pair, killed = make("alone"), make("pair"), make("killed")
-    assert nursery.train(alone.root) == [0]
+def test_two_ranks_teach_the_same_and_go_on_exactly_too(nursery: Nursery, make: Make, whole: RunDir) -> None:
+    pair, killed = make("pair"), make("killed")
     assert nursery.train(pair.root, world=2) == [0, 0], log_of(pair)
-    one, two = np.array(curve(alone)), np.array(curve(pair))
+    one, two = np.array(curve(whole)), np.array(curve(pair))
     np.testing.assert_array_equal(one[:, [0, 1, 4, 5, 6]], two[:, [0, 1, 4, 5, 6]])
     np.testing.assert_allclose(one[:, 2:4], two[:, 2:4], rtol=1e-5)
     killed_often(nursery, killed, random.Random(1), world=2)
     assert curve(killed) == curve(pair)
 
 
-def test_told_to_go_it_saves_leaves_and_goes_on_in_other_layouts(nursery: Nursery, make: Make) -> None:
-    whole, stopped = make("whole"), make("stopped", "train.checkpoints.every=100")
-    assert nursery.train(whole.root) == [0]
+def test_told_to_go_it_saves_leaves_and_goes_on_in_other_layouts(nursery: Nursery, make: Make, whole: RunDir) -> None:
+    stopped = make("stopped", "train.checkpoints.every=100")
     pids = nursery.start(stopped.root)
     wait_until(lambda: len(curve(stopped)) >= 3)
     nursery.say(pids, "preempt")
     assert nursery.wait(pids) == [75]
+    told = list(read_metrics(stopped.metrics, "composition"))[-1]
+    assert told["tasks"] == 3 and sum(told[f"task_id=t{number}"] for number in range(3)) == told["examples"]
     saved = shelf_of(stopped).latest()
     assert saved is not None and saved.step == len(curve(stopped)) < STEPS
     assert nursery.train(stopped.root) == [0]
@@ -152,9 +160,10 @@ def test_told_to_go_it_saves_leaves_and_goes_on_in_other_layouts(nursery: Nurser
         np.testing.assert_allclose(np.array(curve(other)), np.array(curve(whole)[saved.step :]), rtol=3e-5)
 
 
-def test_a_full_disk_ends_it_with_a_reason_and_nothing_half_written(nursery: Nursery, make: Make) -> None:
-    whole, run = make("whole"), make("run")
-    assert nursery.train(whole.root) == [0]
+def test_a_full_disk_ends_it_with_a_reason_and_nothing_half_written(
+    nursery: Nursery, make: Make, whole: RunDir
+) -> None:
+    run = make("run")
     assert nursery.train(run.root, most_bytes=1_000_000) == [1]
     assert "cannot write the checkpoint" in log_of(run) and "no space left" in log_of(run)
     assert shelf_of(run).stable() == []
@@ -200,6 +209,7 @@ def test_a_loss_that_is_no_number_leaves_the_weights_alone(nursery: Nursery, mak
     verdicts = [record.get("verdict", "ok") for record in read_metrics(run.metrics, "step")]
     assert verdicts[0] == "ok" and set(verdicts[1:]) == {"nan"}
     assert "the 5th such step in a row" in log_of(run)
+    assert [each.step for each in shelf_of(run).stable()] == [2, 4]  # also what was being saved as it ended
 
 
 def test_grpo_starts_where_the_engine_is_and_follows_the_advantages(

@@ -135,3 +135,8 @@ def test_the_verb_decides_the_method(overrides: list[str]) -> None:
     plan = read("train", "grpo", *overrides, "train.validation=null", "--dry-run")
     assert plan["config"]["train"]["method"] == "grpo"
     assert read("train", "sft", *overrides, "--dry-run")["config"]["train"]["method"] == "sft"
+
+
+def test_what_is_not_installed_is_said(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "training needs torch and megatron" in refusal("train", "sft", *overrides)

@@ -95,6 +95,14 @@ def test_slack_packages_matter_only_with_slack(tmp_path: Path, monkeypatch: pyte
     assert doctor_checks.check_packages(_subject(tmp_path, *slack))[0] == "fail"
 
 
+def test_training_packages_are_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    status, message, _ = doctor_checks.check_training(_subject(tmp_path))
+    assert status == "ok" and "megatron-core 0.16.1" in message
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    status, message, mend = doctor_checks.check_training(_subject(tmp_path))
+    assert status == "warn" and message.startswith("torch, megatron") and "apollo-hpc[train]" in mend
+
+
 def test_a_shell_that_is_no_bash_fails(tmp_path: Path) -> None:
     for shell in ("/bin/true", "/no/such/bash"):
         status, message, mend = doctor_checks.check_shell(_subject(tmp_path, f"gym.shell={shell}"))

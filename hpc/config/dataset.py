@@ -36,6 +36,9 @@ class DatasetConfig(Config):
     """Longer examples are left out and counted; None: no limit."""
     deduplicate: bool = True
     """Leave out examples whose tokens and mask are those of an earlier one."""
+    rewards: Literal["none", "score"] = "none"
+    """score: every example carries its episode's advantage over the others of its task, for `hpc train grpo`; tasks
+    whose episodes all have the same score teach nothing and are left out."""
     seed: int = 1
     """Decides which guidance is dropped and which tasks are for validation."""
 
@@ -43,6 +46,10 @@ class DatasetConfig(Config):
         for name in ("drop_probability", "validation_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must be in [0, 1]")
+        if self.rewards != "none" and self.guidance != "keep":
+            raise ValueError(
+                f"guidance is {self.guidance!r} with rewards, it must be keep: probabilities are of that context"
+            )
         if self.max_tokens is not None and self.max_tokens < 2:
             raise ValueError(f"max_tokens is {self.max_tokens}, it must be 2 or more, or null")
         unknown = sorted(set(self.statuses) - {"finished", "truncated", "stopped", "failed"})

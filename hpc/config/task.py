@@ -16,6 +16,8 @@ class TaskConfig(Config, frozen=True):
     """Tasks of different splits never share a combination of values."""
     seed: int = 1
     """Seed of the instances: which values, in which order of stages."""
+    repeats: int = 1
+    """So many episodes in a row get the same instance: the groups of GRPO."""
     facts_seed: int = 20251030
     """Seed of the hidden facts, which all instances of both splits share."""
     budget: int = 16
@@ -26,6 +28,8 @@ class TaskConfig(Config, frozen=True):
     """Evaluations the agent may ask for; the final one is not counted."""
 
     def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise ValueError(f"repeats is {self.repeats}, it must be 1 or more")
         if self.budget < 6:
             raise ValueError(f"budget is {self.budget}, it must be 6 or more: one run for each stage")
         if not 0 <= self.seconds_per_run <= 3600:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,9 +19,11 @@ from hpc.datasets.segments import Segment, StepIds, segments
 from hpc.datasets.template import Template
 from hpc.datasets.texts import NotStable, from_texts
 from hpc.examples import DatasetWriter, Example
+from hpc.examples.advantages import group_advantages
 from hpc.trajectories.exchange.conversation import parts_of
 from hpc.trajectories.labels import Decision
 from hpc.trajectories.reader import Trajectory
+from hpc.trajectories.records import OutcomeReached
 
 Decide = Callable[[Trajectory], Mapping[int, Decision]]
 """What of an episode is trained: step -> decision. A step without one is."""
@@ -59,16 +62,41 @@ class Builder:
         self.sources: dict[str, str] = {}
         """Name of each trajectory taken -> SHA-256 of its file."""
         self._decide = decide
+        self.rewards: dict[str, float] = {}
+        """With ``config.rewards``: reward of each episode, in [0, 1]."""
+        self._advantages: dict[str, float] = {}
         self._seen: set[bytes] = set()
 
     def examples(self, sources: Iterable[Source]) -> Iterator[tuple[Example, str]]:
         """The examples and their splits, in the order of the sources. An unreadable trajectory is counted."""
+        if self.config.rewards != "none":
+            sources = list(sources)
+            self._advantages = self._compare(sources)
         for source in sources:
             try:
                 with source.open() as trajectory:
                     yield from self._episode(source, trajectory)
             except TrajectoryError as error:
                 self.counts.episodes[f"unreadable: {type(error).__name__}"] += 1
+
+    def _compare(self, sources: Iterable[Source]) -> dict[str, float]:
+        """The advantage of each episode that is taken, by episode id; those of groups without a difference are not
+        in it."""
+        rewards: dict[str, float] = {}
+        groups: dict[str, str] = {}
+        for source in sources:
+            with contextlib.suppress(TrajectoryError), source.open() as trajectory:
+                outcome = trajectory.outcome
+                score = None if outcome is None else self._score(outcome)
+                if score is not None and not self._refusal(trajectory):
+                    rewards[trajectory.header.episode_id] = score / 100.0
+                    groups[trajectory.header.episode_id] = trajectory.header.task_id
+        advantages = group_advantages(list(rewards.values()), list(groups.values()))
+        self.rewards = rewards
+        return {name: float(value) for name, value in zip(rewards, advantages, strict=True) if value != 0.0}
+
+    def _score(self, outcome: OutcomeReached) -> float | None:
+        return outcome.final_score if self.config.score == "final" else outcome.best_score
 
     def about(self, extra: Mapping[str, Any]) -> dict[str, Any]:
         """What the manifest says of how the dataset came to be."""
@@ -81,6 +109,7 @@ class Builder:
                 "header": self.template.header,
             },
             "counts": msgspec.to_builtins(self.counts),
+            "mean_reward": sum(self.rewards.values()) / len(self.rewards) if self.rewards else None,
             "sources": self.sources,
             **extra,
         }
@@ -89,6 +118,9 @@ class Builder:
         refusal = self._refusal(trajectory)
         if refusal:
             self.counts.episodes[refusal] += 1
+            return
+        if self.config.rewards != "none" and trajectory.header.episode_id not in self._advantages:
+            self.counts.episodes["no difference in its group"] += 1
             return
         decisions = self._decide(trajectory) if self.config.filter else {}
         reasons = {step: decision.reason for step, decision in decisions.items() if not decision.train}
@@ -122,7 +154,7 @@ class Builder:
         if (config.interaction == "guided") != bool(trajectory.guidance) and config.interaction != "any":
             return "no guidance" if config.interaction == "guided" else "guidance"
         if config.min_score is not None:
-            score = outcome.final_score if config.score == "final" else outcome.best_score
+            score = self._score(outcome)
             if score is None or score < config.min_score:
                 return f"score below {config.min_score:g}"
         return ""
@@ -165,6 +197,7 @@ class Builder:
         if self.config.max_tokens is not None and len(tokens) > self.config.max_tokens:
             self.counts.examples["too long"] += 1
             return None
+        advantage = self._advantages.get(header.episode_id) if self.config.rewards != "none" else None
         fingerprint = hashlib.sha256(tokens.tobytes() + mask.tobytes()).digest()
         if self.config.deduplicate and fingerprint in self._seen:
             self.counts.examples["duplicate"] += 1
@@ -178,12 +211,14 @@ class Builder:
             tokens=tokens,
             loss_mask=mask,
             logprobs=np.asarray(segment.logprobs, np.float32),
+            advantages=None if advantage is None else mask.astype(np.float32) * np.float32(advantage),
             meta={
                 "episode_id": header.episode_id,
                 "task_id": header.task_id,
                 "task_family": header.task_family,
                 "arm": self.config.arm,
                 "score": outcome.final_score if outcome is not None else None,
+                "advantage": advantage,
                 "steps": [span.step for span in segment.spans if not span.untrained],
                 "cuts": segment.cuts,
             },

@@ -9,42 +9,11 @@ Shapes are [b, s]; log-probabilities are natural logarithms.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
 import torch
 from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
-from numpy.typing import NDArray
 
 from hpc.config.train import PolicyConfig
 from hpc.training.batches import Batch
-
-EPSILON = 1e-6
-"""Keeps a group whose rewards are all equal from a division by zero; its advantages are 0."""
-
-
-def group_advantages(rewards: Sequence[float], groups: Sequence[str]) -> NDArray[np.float32]:
-    """(r - mean) / (std + 1e-6) within each group; ``std`` is the population's.
-
-    Args:
-        rewards: one for each rollout.
-        groups: rollouts of the same task and start have the same name.
-
-    Raises:
-        ValueError: as many groups as rewards are needed, and every reward must be finite.
-    """
-    values = np.asarray(rewards, np.float64)
-    names = np.asarray(groups)
-    if values.shape != names.shape:
-        raise ValueError(f"{len(values)} rewards and {len(names)} groups")
-    if not np.isfinite(values).all():
-        raise ValueError("a reward is no finite number")
-    advantages = np.zeros(len(values), np.float32)
-    for name in np.unique(names):
-        members = names == name
-        spread = values[members] - values[members].mean()
-        advantages[members] = spread / (np.sqrt((spread**2).mean()) + EPSILON)
-    return advantages
 
 
 def token_logprobs(logits: torch.Tensor, labels: torch.Tensor, *, temperature: float = 1.0) -> torch.Tensor:

@@ -15,9 +15,9 @@ import pytest
 from hpc.config import compose, config_hash, to_builtins
 from hpc.core.locate import data_dir
 from hpc.examples import DatasetWriter, Example
+from hpc.examples.advantages import group_advantages
 from hpc.rundir import RunDir
 from hpc.training.metrics import read_metrics
-from hpc.training.policy_gradient import group_advantages
 from hpc.training.shelf import shelf_of
 from tests.integration.training_ranks import Nursery
 

@@ -50,7 +50,7 @@ class MiniLab:
     family = "minilab"
 
     def __init__(self, config: TaskConfig, index: int) -> None:
-        self.instance = make_instance(config.split, config.seed, index)
+        self.instance = make_instance(config.split, config.seed, index // config.repeats)
         self.id = self.instance.id
         self.split = config.split
         self.max_evaluations = config.max_evaluations

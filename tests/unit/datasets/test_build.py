@@ -222,3 +222,25 @@ def test_a_dataset_with_nothing_to_train_is_refused_and_leaves_nothing(template:
 def test_a_tokenizer_without_a_template_or_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="has no tokenizer"):
         Template(tmp_path)
+
+
+def test_rollouts_carry_their_advantage_over_the_others_of_their_task(template: Template, tmp_path: Path) -> None:
+    scores = {"a": (10.0, 30.0), "b": (50.0, 50.0), "c": (0.0, None)}
+    episodes = [
+        played(template, index=2 * n + m, task=task, score=score)
+        for n, (task, pair) in enumerate(scores.items())
+        for m, score in enumerate(pair)
+    ]
+    found, builder = examples(template, tmp_path, *episodes, filter=False, rewards="score", deduplicate=False)
+    assert [example.meta["episode_id"] for example in found] == ["run-00000", "run-00001"]
+    for example, sign in zip(found, (-1.0, 1.0), strict=True):
+        assert example.advantages is not None
+        mask = example.loss_mask.astype(bool)
+        assert example.advantages[mask] == pytest.approx(sign, abs=1e-4)
+        assert not example.advantages[~mask].any()
+        assert example.logprobs is not None
+        assert not np.isnan(example.logprobs[mask]).any()
+    assert builder.counts.episodes == {"taken": 2, "no difference in its group": 4}
+    assert builder.about({})["mean_reward"] == pytest.approx(0.28)
+    with pytest.raises(ValueError, match="must be keep"):
+        DatasetConfig(rewards="score", guidance="drop")

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from hpc.config.train import PolicyConfig
+from hpc.examples.advantages import group_advantages
 from hpc.training import policy_gradient
 from hpc.training.batches import Batch
-from hpc.training.policy_gradient import PolicyLoss, clipped_loss, group_advantages, k3_penalty
+from hpc.training.policy_gradient import PolicyLoss, clipped_loss, k3_penalty
 
 
 def tensor(*values: float) -> object:

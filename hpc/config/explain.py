@@ -14,7 +14,9 @@ from hydra.errors import OverrideParseException
 from hpc.config.base import Config
 from hpc.core.errors import ConfigError
 
-QUOTE = "quote values that hold commas, brackets, blanks or letters beyond ASCII, as in 'run.name=\"a b\"'; a list is [a,b]"
+QUOTE = (
+    "quote values that hold commas, brackets, blanks or letters beyond ASCII, as in 'run.name=\"a b\"'; a list is [a,b]"
+)
 
 
 def composition_error(kind: str, struct: type[Config], error: Exception) -> ConfigError:

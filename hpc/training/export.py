@@ -26,6 +26,7 @@ from hpc.training.shape import ModelShape
 MARKER = "STABLE"
 FILE_BYTES = 4 << 30
 """Most bytes of tensors in one file."""
+READABLE = 0o644
 CARRIED = (
     "config.json",
     "generation_config.json",
@@ -185,6 +186,7 @@ def _complete(
         if (source / name).is_file():
             shutil.copyfile(source / name, draft / name)
     for path in draft.iterdir():
+        path.chmod(READABLE)  # safetensors writes for its owner alone
         with path.open("rb") as file_:
             os.fsync(file_.fileno())
     files.write_json(draft / MARKER, {"from": str(source), **about})

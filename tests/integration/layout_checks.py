@@ -364,6 +364,7 @@ def check_export(root: Path, case: dict[str, Any]) -> dict[str, Any]:
         "carried": sorted(name for name in index if name.startswith("model.layers.4.")),
         "differing": [name for name in differing(source, target) if not rounded(source, target, name)],
         "marker": {key: marker[key] for key in ("run", "step")},
+        "modes": sorted({oct(path.stat().st_mode & 0o777) for path in target.iterdir()}),
         "unfit_left": (root / "exports" / "unfit").exists(),
         "generated": model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=2).shape == (1, 5),
     }

@@ -117,6 +117,7 @@ def test_an_export_is_whole_or_absent(found: dict[str, dict[str, Any]]) -> None:
     assert case["left"] == []  # of an export that was killed
     assert case["carried"] == ["model.layers.4.eh_proj.weight"]
     assert case["differing"] == []
+    assert case["modes"] == ["0o644"]
     assert case["marker"] == {"run": "here", "step": 7}
     assert "no tensor model.norm.weight" in case["unfit"]
     assert not case["unfit_left"]

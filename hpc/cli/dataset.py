@@ -1,141 +1,283 @@
-"""``hpc dataset``: from labelled trajectories to proven training examples."""
+"""``hpc dataset``: training sets from stored trajectories, and the proof that they train what they should."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpc.cli.output import emit_json, emit_table, json_option, runs_option
+from hpc.cli.dataset_export import export_command
+from hpc.cli.output import bar, emit_json, emit_table, find_run, json_option, runs_option
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from hpc.cli.label_files import Place
-    from hpc.config.dataset import DatasetRunConfig
+    from hpc.config.dataset import DatasetConfig
     from hpc.config.supervision import SupervisionConfig
-    from hpc.datasets.build import Source
-    from hpc.datasets.template import Template
+    from hpc.datasets.builder import Report
+    from hpc.datasets.verify import Verified
     from hpc.trajectories.labels import Decision
     from hpc.trajectories.reader import Trajectory
 
-GATE = 5
-tokenizer_option = click.option(
-    "--tokenizer", metavar="FOLDER", help="Model folder with the tokenizer.  [default: the one it was built with]"
+SHOWN = 8
+GATE_SAYS_NO = 5
+
+root_option = click.option(
+    "--to",
+    "root",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("datasets"),
+    envvar="HPC_DATASETS",
+    show_default=True,
+    help="Folder that holds the datasets.",
+)
+folder_argument = click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+model_option = click.option(
+    "--model",
+    metavar="FOLDER",
+    help="Model whose tokenizer and chat template to use; default: the one that the dataset names.",
 )
 
 
-@click.group()
-def dataset() -> None:
-    """Build datasets from trajectories, and prove what of them is trained.
+@click.group(invoke_without_command=True)
+@click.pass_context
+def dataset(ctx: click.Context) -> None:
+    """Build training sets from trajectories and prove them. Without a verb: list.
 
-    \b
-    Example:
-      hpc label run my-run
-      hpc dataset build my-run --to data/filtered supervision=default
-      hpc dataset verify data/filtered
+    Example: hpc dataset build my-run --name guided dataset=interaction_filter
     """
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(ls)
 
 
 @dataset.command()
-@click.argument("words", nargs=-1, metavar="[RUN|RUN/INDEX|FILE…] [OVERRIDES…]")
+@click.argument("arguments", nargs=-1, required=True, metavar="SOURCES… [OVERRIDES]")
+@click.option("--name", required=True, help="Name of the dataset: its folder under --to.")
+@root_option
 @runs_option
-@click.option("--to", "target", type=click.Path(path_type=Path), required=True, help="Folder to write; must not exist.")
-@click.option("--dry-run", is_flag=True, help="Count what would be written; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Count and prove everything, write nothing.")
 @json_option
-def build(words: tuple[str, ...], runs_root: Path, target: Path, dry_run: bool, as_json: bool) -> None:
-    """Build a dataset from trajectories (of the newest run without a name).
+@click.pass_context
+def build(
+    ctx: click.Context,
+    arguments: tuple[str, ...],
+    name: str,
+    root: Path,
+    runs_root: Path,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Build one arm from trajectories: runs, RUN/INDEX or files.
 
-    `dataset=ARM` chooses an arm of configs/dataset/, `supervision=NAME` the policy of its filter, `model=NAME` the
-    model whose tokens they are. Whether guidance stays in the training context decides what is learned:
-    `dataset.guidance=keep|drop|random`.
+    OVERRIDES choose the arm: dataset=NAME, dataset.KEY=VALUE (hpc config list dataset). What an arm
+    leaves out is counted with the reason, here and in the manifest. Exit code: 0 built, 3 some sources
+    could not be read, 1 nothing was built.
 
     \b
     Examples:
-      hpc dataset build my-run --to data/guided dataset=guided-filtered dataset.guidance=drop
-      hpc dataset build run-a run-b --to data/own dataset=own dataset.min_score=50
-      hpc dataset build my-run --to data/x --dry-run --json dataset=filtered supervision=minilab
+      hpc dataset build my-run --name all
+      hpc dataset build run-a run-b --name guided dataset=interaction_filter dataset.outcome.at_least=80 --dry-run
+      hpc dataset build my-run --name half dataset=interaction_all dataset.guidance=sometimes
+    """
+    from hpc.config import compose
+    from hpc.config.dataset import DatasetBuildConfig
+    from hpc.datasets.builder import build as build_dataset
+    from hpc.datasets.chat import Chat
+
+    targets, overrides = _split(arguments)
+    root_config = compose("dataset", overrides)
+    assert isinstance(root_config, DatasetBuildConfig)
+    config = root_config.dataset
+    sources = _sources(targets, runs_root)
+    decide, about = _policy(root_config.supervision)
+    with bar("building", len(sources), hidden=as_json) as advance:
+        report = build_dataset(
+            sources,
+            None if dry_run else root / name,
+            config,
+            Chat.load(config.model),
+            decide,
+            name=name,
+            about=about,
+            on_source=lambda report: advance(),
+        )
+    if as_json:
+        emit_json({"folder": str(root / name), "dry_run": dry_run, "arm": config.arm, **report.plain()})
+    else:
+        _tell(report, config, root / name, dry_run)
+    ctx.exit(0 if not report.failed else 3 if report.examples else 1)
+
+
+@dataset.command()
+@folder_argument
+@model_option
+@click.option("--no-sources", is_flag=True, help="Do not compare with the trajectories.")
+@click.option("--sample", type=click.IntRange(0), default=1, show_default=True, help="Examples to print, coloured.")
+@json_option
+@click.pass_context
+def verify(ctx: click.Context, folder: Path, model: str | None, no_sources: bool, sample: int, as_json: bool) -> None:
+    """Prove that a dataset trains whole answers of the assistant, and nothing else.
+
+    Every trained span is found again in the tokens by the chat template's turns and decoded; its
+    end-of-turn token must be inside. Where the trajectories are at hand, the tokens must be theirs.
+    Exit code: 0 proven, 5 not.
+
+    \b
+    Examples:
+      hpc dataset verify datasets/guided
+      hpc dataset verify datasets/guided --model models/mine --sample 3
     """
     import msgspec
 
-    import hpc
-    from hpc.config import compose
-    from hpc.config.dataset import DatasetRunConfig
-    from hpc.core.errors import DatasetError
-    from hpc.core.provenance import git_state
-    from hpc.datasets.build import Builder, describe
-    from hpc.datasets.build import build as write
+    from hpc.datasets.chat import Chat
+    from hpc.datasets.sample import coloured
+    from hpc.datasets.statistics import summary
+    from hpc.datasets.verify import verify as verify_dataset
+    from hpc.examples import Example
 
-    config = compose("dataset", [word for word in words if "=" in word])
-    assert isinstance(config, DatasetRunConfig)
-    if target.exists():
-        raise DatasetError(f"{target} exists already", "choose another folder, or remove it")
-    sources = _sources([word for word in words if "=" not in word], runs_root)
-    builder = Builder(_template(_folder(config)), config.dataset, _decider(config.supervision))
-    extra = {
-        "supervision": msgspec.to_builtins(config.supervision),
-        "rules": _rule_versions(),
-        "git": git_state(Path(hpc.__file__)),
-        "tokenizer_folder": str(_folder(config)),
-    }
-    with _progress("building", len(sources)) as advance:
-        if dry_run:
-            for _ in builder.examples(_counted(sources, advance)):
-                pass
-        else:
-            write(target, builder, _counted(sources, advance), extra, lambda: None)
-    counts = builder.counts
+    named = summary(folder)
+    chat = Chat.load(model or _model_of(folder))
+    shown: list[Example] = []
+
+    with bar("verifying", sum(named.examples.values()), hidden=as_json) as advance:
+
+        def look(example: Example) -> None:
+            advance()
+            if len(shown) < sample:
+                shown.append(example)
+
+        found = verify_dataset(folder, chat, sources=not no_sources, on_example=look)
     if as_json:
-        emit_json({"target": str(target), "dry_run": dry_run, **msgspec.to_builtins(counts)})
-        return
-    rows = [
-        [what, reason, number]
-        for what, counter in (
-            ("episodes", counts.episodes),
-            ("steps", counts.steps),
-            ("examples", counts.examples),
-            ("guidance", counts.guidance),
-        )
-        for reason, number in counter.most_common()
-    ]
-    emit_table(["what", "became", "count"], rows)
-    share = counts.trained_tokens / counts.tokens if counts.tokens else 0.0
-    click.echo(
-        f"{describe(counts)}; {counts.tokens} tokens, {share:.1%} of them trained; "
-        + ("nothing was written" if dry_run else f"next: hpc dataset verify {target}"),
-        err=True,
-    )
+        emit_json({"folder": str(folder), "ok": found.ok, "arm": named.arm, **msgspec.to_builtins(found)})
+    else:
+        for example in shown:
+            click.echo(coloured(example, chat))
+        _tell_found(found, folder)
+    ctx.exit(0 if found.ok else GATE_SAYS_NO)
 
 
-def _sources(targets: list[str], runs_root: Path) -> list[Source]:
-    from hpc.cli.label_files import places_of
-    from hpc.datasets.build import Source
-    from hpc.trajectories.reader import Trajectory
+@dataset.command()
+@folder_argument
+@json_option
+def stats(folder: Path, as_json: bool) -> None:
+    """Show what is in a dataset, and what its build left out and why.
 
-    def source(place: Place) -> Source:
-        where = (place.run, place.number) if place.run is not None else place.path
-        return Source(place.name, place.path, lambda: Trajectory.open(where))
-
-    return [source(place) for place in places_of(targets, runs_root)]
-
-
-def _counted(sources: list[Source], advance: Callable[[], None]) -> Iterator[Source]:
-    for source in sources:
-        yield source
-        advance()
-
-
-def _decider(policy: SupervisionConfig) -> Callable[[Trajectory], Mapping[int, Decision]]:
-    """What the policy makes of the labels that lie beside a trajectory.
-
-    A trajectory that no rule has looked at is refused: it would pass the filter whole.
+    Example: hpc dataset stats datasets/guided
     """
+    from hpc.datasets.statistics import statistics
+
+    value = statistics(folder)
+    if as_json:
+        emit_json(value)
+        return
+    emit_table(
+        ["split", "examples", "tasks", "tokens", "trained", "answers", "context only", "length min/median/p95/max"],
+        [
+            [
+                split,
+                row["examples"],
+                row["tasks"],
+                row["tokens"],
+                f"{row['trained_tokens']} ({row['trained_tokens'] / row['tokens']:.0%})",
+                row["trained_answers"],
+                row["context_only_answers"],
+                "/".join(str(length) for length in row["length"].values()),
+            ]
+            for split, row in value["splits"].items()
+        ],
+    )
+    click.echo(f"arm {value['arm']}, guidance in the training context: {value['guidance']}", err=True)
+    _reasons(value["counts"])
+
+
+@dataset.command("ls")
+@root_option
+@json_option
+def ls(root: Path = Path("datasets"), as_json: bool = False) -> None:
+    """List datasets, newest first.
+
+    Example: hpc dataset ls --to datasets
+    """
+    import msgspec
+
+    from hpc.datasets.statistics import datasets_under
+
+    found, broken = datasets_under(root)
+    if as_json:
+        emit_json([msgspec.to_builtins(each) for each in found])
+    else:
+        emit_table(
+            ["name", "arm", "guidance", "filter", "examples", "tokens", "trained"],
+            [
+                [
+                    each.name,
+                    each.arm,
+                    each.guidance,
+                    {True: "yes", False: "no"}.get(each.filter, ""),  # type: ignore[arg-type]
+                    " ".join(f"{split}:{count}" for split, count in each.examples.items()),
+                    each.tokens,
+                    f"{each.trained_tokens / max(each.tokens, 1):.0%}",
+                ]
+                for each in found
+            ],
+            empty=f"no datasets under {root}",
+        )
+    for name, why in broken.items():
+        click.echo(f"note: {name}: {why}", err=True)
+
+
+dataset.add_command(export_command)
+
+
+# ---- what is meant ----------------------------------------------------------------------------
+
+
+def _split(arguments: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Sources, and overrides: what holds ``=`` and is no file."""
+    from hpc.core.errors import UsageError
+
+    overrides = [each for each in arguments if "=" in each and not Path(each).exists()]
+    targets = [each for each in arguments if each not in overrides]
+    if not targets:
+        raise UsageError("no source to build from", "name runs, RUN/INDEX or trajectory files")
+    return targets, overrides
+
+
+def _sources(targets: list[str], runs_root: Path) -> list[Path]:
+    """The trajectory files behind these words, each once."""
+    from hpc.core.errors import UsageError
+    from hpc.trajectories.reader import stored_episodes
+
+    found: dict[Path, None] = {}
+    for target in targets:
+        path = Path(target)
+        parent, _, index = target.rpartition("/")
+        if path.is_file():
+            found[path.absolute()] = None
+            continue
+        if parent and index.isdecimal() and not (path / "config.json").is_file():
+            run = find_run(parent, runs_root)
+            episodes = [int(index)]
+        else:
+            run = find_run(target, runs_root)
+            episodes = list(stored_episodes(run))
+        if not episodes:
+            raise UsageError(f"run {run.name} has no trajectory yet", f"see hpc episodes status {run.name}")
+        for episode in episodes:
+            sealed = run.trajectory(episode)
+            found[sealed if sealed.exists() else run.log(episode)] = None
+    return list(found)
+
+
+def _policy(policy: SupervisionConfig) -> tuple[Callable[[Trajectory], Mapping[int, Decision]], Mapping[str, Any]]:
+    """The label policy's decisions, and its versions for the manifest.
+
+    A trajectory that nobody has labelled is refused by them: it would pass the filter whole.
+    """
+    from hpc.config import to_builtins
     from hpc.core.errors import UsageError
     from hpc.supervision.policy import decide
+    from hpc.supervision.rules import RULES
     from hpc.trajectories.labels import labels_path, read_labels
 
     def decisions(trajectory: Trajectory) -> Mapping[int, Decision]:
@@ -147,159 +289,64 @@ def _decider(policy: SupervisionConfig) -> Callable[[Trajectory], Mapping[int, D
             )
         return decide(labels.current(), range(1, len(trajectory.steps) + 1), policy)
 
-    return decisions
+    versions = {name: rule.version for name, rule in RULES.items()}
+    return decisions, {"supervision": to_builtins(policy), "rules": versions}
 
 
-def _rule_versions() -> dict[str, int]:
-    from hpc.supervision.rules import RULES
-
-    return {name: rule.version for name, rule in RULES.items()}
-
-
-def _folder(config: DatasetRunConfig) -> Path:
-    from hpc.serving.preflight import resolve_model
-
-    return Path(resolve_model(config.model.tokenizer or config.model.path))
-
-
-def _template(folder: Path) -> Template:
-    from hpc.datasets.template import Template
-
-    return Template(folder)
-
-
-@dataset.command()
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-@tokenizer_option
-@click.option("--samples", type=click.IntRange(min=0), default=1, show_default=True, help="Examples to print.")
-@json_option
-def verify(folder: Path, tokenizer: str | None, samples: int, as_json: bool) -> None:
-    """Prove that exactly whole answers of the agent are trained. Exit status 5 on any fault.
-
-    Prints a sample: what is trained in green, the context dim.
-
-    Example: hpc dataset verify data/guided
-    """
-    from hpc.datasets.verify import sample
-    from hpc.datasets.verify import verify as prove
-    from hpc.examples import Dataset, Manifest
-
-    manifest = Manifest.read(folder / "manifest.json")
-    template = _template(Path(tokenizer or str(manifest.about.get("tokenizer_folder", ""))))
-    total = sum(entry.examples for entry in manifest.shards)
-    with _progress("verifying", total) as advance:
-        proof = prove(folder, template, on_example=advance)
-    if as_json:
-        emit_json({**proof._asdict(), "faults": [fault._asdict() for fault in proof.faults]})
-    else:
-        if samples and not any(fault.kind in ("unreadable", "missing shard") for fault in proof.faults):
-            from rich.console import Console
-
-            with Dataset(folder, split=None) as data:
-                for number in range(min(samples, len(data))):
-                    Console(highlight=False).print(sample(data[number], template), soft_wrap=True)
-                    click.echo()
-        emit_table(["fault", "example", "what"], [list(fault) for fault in proof.faults], empty="no fault")
-        click.echo(
-            f"{proof.examples} examples, {proof.spans} trained spans, {proof.trained_tokens} trained tokens: "
-            + (f"{proof.total} faults" if proof.total else "proven"),
-            err=True,
-        )
-    if proof.total or not proof.examples:
-        raise SystemExit(GATE)
-
-
-@dataset.command()
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-@json_option
-def stats(folder: Path, as_json: bool) -> None:
-    """Show what a dataset is made of: splits, tasks, lengths, and what was left out.
-
-    Example: hpc dataset stats data/guided
-    """
-    import numpy as np
-
-    from hpc.examples import Dataset, Manifest
-
-    manifest = Manifest.read(folder / "manifest.json")
-    rows: list[dict[str, Any]] = []
-    for split in dict.fromkeys(entry.split for entry in manifest.shards):
-        with Dataset(folder, split=split) as data:
-            lengths = data.lengths
-            trained = sum(entry.trained_tokens for entry in data.shards)
-            rows.append(
-                {
-                    "split": split,
-                    "examples": len(data),
-                    "tokens": int(lengths.sum()),
-                    "trained": round(trained / int(lengths.sum()), 4),
-                    "shortest": int(lengths.min()),
-                    "median": int(np.median(lengths)),
-                    "longest": int(lengths.max()),
-                    "tasks": len({str(example.meta.get("task_id")) for example in data}),
-                }
-            )
-    if as_json:
-        emit_json({"splits": rows, "content": manifest.content, "about": manifest.about})
-        return
-    emit_table(list(rows[0]), [list(row.values()) for row in rows])
-    counts = manifest.about.get("counts", {})
-    click.echo()
-    emit_table(
-        ["what", "became", "count"],
-        [
-            [what, reason, number]
-            for what in ("episodes", "steps", "examples", "guidance")
-            for reason, number in counts.get(what, {}).items()
-        ],
-        empty="the manifest does not say what was left out",
-    )
-
-
-@dataset.command()
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path())
-@json_option
-def ls(folder: Path, as_json: bool) -> None:
-    """List the datasets in FOLDER (this one without a name) and below it.
-
-    Example: hpc dataset ls data
-    """
+def _model_of(folder: Path) -> str:
     from hpc.core.errors import DatasetError
-    from hpc.examples import Manifest
+    from hpc.examples import MANIFEST
+    from hpc.examples.manifest import Manifest
 
-    rows: list[dict[str, Any]] = []
-    for path in sorted(folder.glob("**/manifest.json")):
-        try:
-            manifest = Manifest.read(path)
-        except DatasetError:
-            continue  # the manifest of a run, or of something else
-        options = manifest.about.get("dataset", {})
-        rows.append(
-            {
-                "dataset": str(path.parent),
-                "arm": options.get("arm", ""),
-                "guidance": options.get("guidance", ""),
-                "examples": sum(entry.examples for entry in manifest.shards),
-                "tokens": sum(entry.tokens for entry in manifest.shards),
-                "trained": sum(entry.trained_tokens for entry in manifest.shards),
-                "content": manifest.content[:12],
-            }
-        )
-    if as_json:
-        emit_json(rows)
-        return
-    columns = ["dataset", "arm", "guidance", "examples", "tokens", "trained", "content"]
-    emit_table(columns, [list(row.values()) for row in rows], empty=f"no dataset in {folder}")
+    model = (Manifest.read(folder / MANIFEST).about.get("tokenizer") or {}).get("model")
+    if not model:
+        raise DatasetError(f"the manifest of {folder} names no model", "name it: --model FOLDER")
+    return str(model)
 
 
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[], None]]:
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
+# ---- what is printed --------------------------------------------------------------------------
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda: progress.advance(task)
+
+def _tell(report: Report, config: DatasetConfig, folder: Path, dry_run: bool) -> None:
+    examples = ", ".join(f"{count} {split}" for split, count in report.examples.items()) or "no"
+    verb = "would write" if dry_run else "wrote"
+    click.echo(
+        f"{verb} {folder}: {examples} examples of {report.episodes_used} of {report.episodes} episodes, "
+        f"{report.tokens} tokens, {report.trained_tokens} trained in {report.trained_answers} answers"
+    )
+    _reasons(report.plain())
+    for name, why in list(report.failed.items())[:SHOWN]:
+        click.echo(f"error: {name}: {why}", err=True)
+    if report.examples and not dry_run:
+        click.echo(f"next: hpc dataset verify {folder}", err=True)
+
+
+def _reasons(counts: Mapping[str, Any]) -> None:
+    """Why episodes, examples and answers were left out."""
+    for key, what in (
+        ("left_out", "episodes left out"),
+        ("refused", "examples refused"),
+        ("context_only", "answers as context only"),
+        ("guidance", "guidance turns"),
+    ):
+        for reason, count in sorted((counts.get(key) or {}).items(), key=lambda item: -item[1]):
+            if count:
+                click.echo(f"note: {count} {what}: {reason}", err=True)
+    for key, what in (("duplicates", "duplicates left out"), ("cut", "examples cut to the limit")):
+        if counts.get(key):
+            click.echo(f"note: {counts[key]} {what}", err=True)
+
+
+def _tell_found(found: Verified, folder: Path) -> None:
+    for finding in found.findings:
+        place = f"{finding.example}: " if finding.example else ""
+        click.echo(f"fault: {place}{finding.fault}{f' ({finding.detail})' if finding.detail else ''}", err=True)
+    if (more := sum(found.faults.values()) - len(found.findings)) > 0:
+        click.echo(f"fault: and {more} more", err=True)
+    for why, count in found.not_compared.items():
+        click.echo(f"note: {count} examples not compared with their trajectory: {why}", err=True)
+    verdict = "proven" if found.ok else "NOT proven"
+    click.echo(
+        f"{verdict}: {folder}: {found.examples} examples, {found.trained_answers} trained answers, "
+        f"{found.trained_tokens} of {found.tokens} tokens; {found.compared} compared with their trajectories"
+    )

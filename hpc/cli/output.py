@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,18 @@ def find_run(name: str | None, root: Path) -> RunDir:
     if not newest_first:
         raise UsageError(f"no runs under {root}", "start one with `hpc episodes submit`, or name its folder")
     return newest_first[0]
+
+
+@contextlib.contextmanager
+def bar(what: str, total: int, *, hidden: bool) -> Iterator[Callable[[], None]]:
+    """A bar on stderr, for people only."""
+    if hidden or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task(what, total=total)
+        yield lambda: shown.advance(task)

@@ -22,7 +22,7 @@ from hpc.core.errors import ConfigError
 from hpc.core.locate import data_dir
 
 KINDS: dict[str, str] = {
-    "dataset": "hpc.config.dataset:DatasetRunConfig",
+    "dataset": "hpc.config.dataset:DatasetBuildConfig",
     "drift": "hpc.config.drift:DriftStudyConfig",
     "episodes": "hpc.config.episodes:EpisodesConfig",
     "server": "hpc.config.server:ServerRunConfig",

@@ -1,181 +1,221 @@
-"""Proving a dataset: that exactly the agent's whole answers are trained, and nothing else.
+"""Proof that a dataset trains exactly the assistant's answers: read from the bytes, not from the builder.
 
-A trained span must begin right behind the ids with which the template begins an answer, and end with the
-id that ends a turn, with none inside. Whatever a mask has wrong (shifted, an end left out, tool output,
-guidance or a prompt trained, turns run together, an answer cut) breaks one of these.
+The spans of answers are found anew in the ids by the turn boundaries of the chat template, and each
+trained token must lie in one. Where the trajectories are at hand every example is compared with them.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import msgspec
 
-from hpc.core.errors import DatasetError
-from hpc.datasets.template import Template
-from hpc.examples import MANIFEST, Dataset, Example, Manifest
-from hpc.trajectories.turns import real_user
+from hpc.core.errors import DatasetError, TrajectoryError
+from hpc.datasets import proofs
+from hpc.datasets.chat import Chat
+from hpc.datasets.conversations import CONVERSATIONS, Conversation, conversations
+from hpc.datasets.episode import digest_of
+from hpc.examples import Dataset, Example
+from hpc.trajectories.exchange.source import sha256_of
+from hpc.trajectories.reader import Trajectory
 
-MAX_FAULTS = 100
-"""So many are listed; the rest is counted."""
-
-
-class Fault(NamedTuple):
-    """Something that must not be: of an example, or of the whole dataset (empty ``example``)."""
-
-    kind: str
-    example: str
-    what: str
+SHOWN = 20
+"""So many findings are kept in full; all are counted."""
 
 
-class Proof(NamedTuple):
-    """What was looked at, and every fault. ``faults`` is cut at `MAX_FAULTS`; ``total`` is not."""
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One fault: what is wrong, in which example (empty: the dataset), and where."""
 
-    examples: int
-    spans: int
-    trained_tokens: int
-    faults: list[Fault]
-    total: int
+    fault: str
+    example: str = ""
+    detail: str = ""
 
 
-def trained_spans(mask: NDArray[np.uint8]) -> list[tuple[int, int]]:
-    """Runs of ones: (first, behind the last)."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], mask, [0])).astype(np.int8)))
-    return [(int(start), int(end)) for start, end in zip(edges[::2], edges[1::2], strict=True)]
+class Verified(msgspec.Struct, kw_only=True):
+    """What was looked at and found. ``compared`` examples were held against their trajectories."""
+
+    examples: int = 0
+    tokens: int = 0
+    trained_answers: int = 0
+    trained_tokens: int = 0
+    compared: int = 0
+    not_compared: Counter[str] = msgspec.field(default_factory=Counter)
+    faults: Counter[str] = msgspec.field(default_factory=Counter)
+    findings: list[Finding] = []
+
+    @property
+    def ok(self) -> bool:
+        return not self.faults
+
+    def add(self, fault: str, detail: str = "", example: str = "") -> None:
+        self.faults[fault] += 1
+        if len(self.findings) < SHOWN:
+            self.findings.append(Finding(fault=fault, example=example, detail=detail))
+
+    def add_all(self, example: Example, faults: Iterable[proofs.Fault]) -> None:
+        try:
+            for fault, detail in faults:
+                self.add(fault, detail, example.id)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            self.add("what the example says of itself cannot be read", repr(error), example.id)
 
 
-def verify(folder: Path, template: Template, *, on_example: Callable[[], None] = lambda: None) -> Proof:
+def verify(
+    folder: Path,
+    chat: Chat,
+    *,
+    sources: bool = True,
+    on_example: Callable[[Example], None] = lambda example: None,
+) -> Verified:
     """Look at every example of a dataset.
 
+    Args:
+        chat: of the model that is to be trained.
+        sources: compare with the trajectories that the manifest names, where they are there and unchanged.
+
     Raises:
-        DatasetError: there is no dataset, or none that can be read at all.
+        DatasetError: there is no whole dataset to look at.
     """
-    manifest = Manifest.read(folder / MANIFEST)
-    faults: list[Fault] = []
-    count = spans = trained = examples = 0
-    for fault in _whole(folder, manifest, template):
-        count += 1
-        faults.append(fault)
-    tasks: dict[str, str] = {}
-    seen: dict[bytes, str] = {}
-    for split in dict.fromkeys(entry.split for entry in manifest.shards):
+    found = Verified()
+    with Dataset(folder, split=None) as dataset:
+        manifest = dataset.manifest
+        _files(dataset, folder, found)
+    about = manifest.about
+    told = about.get("tokenizer") or {}
+    if told.get("hash") != chat.sha256:
+        found.add("another tokenizer or chat template", f"built with {told.get('model')}, not with {chat.folder}")
+    known = _Sources(about, found) if sources else None
+    whole = _Whole(found)
+    cut_off = bool((about.get("config") or {}).get("train_cut_off"))
+    for split in sorted({shard.split for shard in manifest.shards}):
+        with Dataset(folder, split=split) as dataset:
+            for example, said in zip_longest(_examples(dataset, found), _said(folder, split, found)):
+                if example is None:
+                    found.add("a conversation without its example", said.id if said else "")
+                    continue
+                found.examples += 1
+                found.tokens += len(example.tokens)
+                found.trained_tokens += example.trained
+                found.trained_answers += len(example.meta.get("spans", []))
+                whole.take(example, split)
+                found.add_all(example, proofs.arrays(example, chat))
+                found.add_all(example, proofs.spans(example, chat, cut_off=cut_off))
+                if said is None or said.id != example.id:
+                    found.add("an example without its conversation", example=example.id)
+                else:
+                    found.add_all(example, proofs.conversation(example, said, chat))
+                if known is not None:
+                    known.compare(example, chat)
+                on_example(example)
+    whole.finish()
+    if known is not None:
+        known.close()
+    return found
+
+
+class _Whole:
+    """What must hold between examples."""
+
+    def __init__(self, found: Verified) -> None:
+        self._found = found
+        self._digests: dict[str, str] = {}
+        self._steps: dict[tuple[str, int], str] = {}
+        self._tasks: dict[str, set[str]] = {}
+
+    def take(self, example: Example, split: str) -> None:
+        meta = example.meta
+        digest = digest_of(example.tokens, example.loss_mask)
+        if (twin := self._digests.setdefault(digest, example.id)) is not example.id:
+            self._found.add("an example is there twice", f"as {twin}", example.id)
+        for _, _, step in meta.get("spans", []):
+            key = (str(meta.get("episode_id")), int(step))
+            if (other := self._steps.setdefault(key, example.id)) is not example.id:
+                self._found.add("an answer is trained twice", f"step {step}, also in {other}", example.id)
+        self._tasks.setdefault(f"{meta.get('task_family')}/{meta.get('task_id')}", set()).add(split)
+
+    def finish(self) -> None:
+        for task, splits in self._tasks.items():
+            if len(splits) > 1:
+                self._found.add("a task is in two splits", f"{task} is in {' and '.join(sorted(splits))}")
+
+
+class _Sources:
+    """The trajectories that the manifest names, one open at a time."""
+
+    def __init__(self, about: dict[str, Any], found: Verified) -> None:
+        self._listed: list[dict[str, Any]] = about.get("sources") or []
+        self._found = found
+        self._number = -1
+        self._open: Trajectory | None = None
+        self._why = ""
+
+    def compare(self, example: Example, chat: Chat) -> None:
+        if example.meta.get("ids") == "text":
+            self._found.not_compared["it was tokenised from text, its messages were compared"] += 1
+            return
+        number = int(example.meta.get("source", -1))
+        if number != self._number:
+            self.close()
+            self._number = number
+            self._why = self._look(number)
+        if self._open is None:
+            self._found.not_compared[self._why] += 1
+            return
         try:
-            with Dataset(folder, split=split) as dataset:
-                for example in dataset:
-                    examples += 1
-                    trained += example.trained
-                    spans += len(trained_spans(example.loss_mask))
-                    for fault in _faults(example, split, manifest, template, tasks, seen):
-                        count += 1
-                        if len(faults) < MAX_FAULTS:
-                            faults.append(fault)
-                    on_example()
-        except DatasetError as error:
-            count += 1
-            faults.append(Fault("unreadable", "", str(error)))
-    stated = sum(entry.trained_tokens for entry in manifest.shards)
-    if stated != trained:
-        count += 1
-        faults.append(Fault("counts", "", f"the manifest says {stated} trained tokens, there are {trained}"))
-    return Proof(examples, spans, trained, faults, count)
+            self._found.add_all(example, proofs.source(example, self._open, chat))
+        except (TrajectoryError, KeyError) as error:
+            self._found.add("cannot be compared with its trajectory", str(error), example.id)
+        self._found.compared += 1
 
+    def close(self) -> None:
+        if self._open is not None:
+            self._open.close()
+        self._open = None
 
-def _whole(folder: Path, manifest: Manifest, template: Template) -> Iterator[Fault]:
-    for entry in manifest.shards:
-        path = folder / entry.file
+    def _look(self, number: int) -> str:
+        """Open a source; why it cannot be, if it cannot."""
+        if not 0 <= number < len(self._listed):
+            return "the manifest does not name its source"
+        path = Path(self._listed[number]["file"])
         if not path.is_file():
-            yield Fault("missing shard", "", f"{entry.file} is not there")
-        elif _sha256(path) != entry.sha256:
-            yield Fault("changed shard", "", f"{entry.file} is not the file that was built")
-    told = manifest.about.get("tokenizer", {}).get("hash")
-    if told != template.hash:
-        yield Fault("tokenizer", "", f"the tokenizer in {template.folder} is not the one it was built with")
+            return "its trajectory is not there"
+        if sha256_of(path) != self._listed[number]["sha256"]:
+            return "its trajectory has changed"
+        try:
+            self._open = Trajectory.open(path)
+        except TrajectoryError as error:
+            return str(error)
+        return ""
 
 
-def _faults(
-    example: Example,
-    split: str,
-    manifest: Manifest,
-    template: Template,
-    tasks: dict[str, str],
-    seen: dict[bytes, str],
-) -> Iterator[Fault]:
+def _files(dataset: Dataset, folder: Path, found: Verified) -> None:
     try:
-        example.check()
+        dataset.check_files()
     except DatasetError as error:
-        yield Fault("arrays", example.id, error.message)
-        return
-    tokens = example.tokens
-    if int(tokens.max()) >= template.vocabulary:
-        yield Fault(
-            "vocabulary", example.id, f"id {int(tokens.max())} is beyond the {template.vocabulary} of the tokenizer"
-        )
-        return
-    task = str(example.meta.get("task_id"))
-    if tasks.setdefault(task, split) != split:
-        yield Fault("task in two splits", example.id, f"task {task} is in {tasks[task]} and {split}")
-    fingerprint = hashlib.sha256(tokens.tobytes() + example.loss_mask.tobytes()).digest()
-    if seen.setdefault(fingerprint, example.id) != example.id:
-        yield Fault("duplicate", example.id, f"the same as {seen[fingerprint]}")
-    spans = trained_spans(example.loss_mask)
-    if not spans:
-        yield Fault("nothing trained", example.id, "it has no trained token")
-    header = np.asarray(template.header)
-    for start, end in spans:
-        text = template.decode(tokens[start:end].tolist())
-        if start < len(header) or not np.array_equal(tokens[start - len(header) : start], header):
-            yield Fault("not an answer", example.id, f"tokens {start} to {end} do not begin an answer: {_short(text)}")
-        ends = np.flatnonzero(tokens[start:end] == template.end)
-        if not len(ends):
-            yield Fault("no end of turn", example.id, f"tokens {start} to {end} end without their end: {_short(text)}")
-        elif ends[0] != end - start - 1:
-            yield Fault("past the end", example.id, f"tokens {start} to {end} go past a turn's end: {_short(text)}")
-    steps = example.meta.get("steps")
-    if isinstance(steps, list) and len(steps) != len(spans):
-        yield Fault("spans", example.id, f"{len(spans)} trained spans for {len(steps)} trained steps")
-    options = manifest.about.get("dataset", {})
-    if options.get("guidance") == "drop" and _guided(template) in template.decode(tokens.tolist()):
-        yield Fault("guidance", example.id, "guidance is in a context from which it was to be dropped")
+        found.add("a shard is not the file that was built", error.message)
+    told = dataset.manifest.about.get("conversations") or {}
+    path = folder / CONVERSATIONS
+    if not path.is_file() or sha256_of(path) != told.get("sha256"):
+        found.add("the conversations are not the file that was built", str(path))
 
 
-def _guided(template: Template) -> str:
-    """How every turn of guidance begins."""
-    _, written = template.user_turn(real_user("\0"))
-    return written.partition("\0")[0]
+def _examples(dataset: Dataset, found: Verified) -> Iterator[Example]:
+    for number in range(len(dataset)):
+        try:
+            example = dataset[number]
+            example.check()
+        except DatasetError as error:
+            found.add("an example cannot be read", error.message)
+        else:
+            yield example
 
 
-def sample(example: Example, template: Template, *, limit: int = 4000) -> Any:
-    """An example for the eyes: trained text in colour, context plain (a `rich.text.Text`), cut in the middle."""
-    from rich.text import Text
-
-    text = Text()
-    position = 0
-    for start, end in [*trained_spans(example.loss_mask), (len(example.tokens), len(example.tokens))]:
-        text.append(_middle(template.decode(example.tokens[position:start].tolist()), limit // 8), style="dim")
-        text.append(template.decode(example.tokens[start:end].tolist()), style="bold green")
-        position = end
-        if len(text) > limit:
-            text.append(f" … {len(example.tokens) - position} tokens more", style="dim")
-            break
-    return text
-
-
-def _middle(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
-
-
-def _short(text: str, limit: int = 60) -> str:
-    line = " ".join(text.split())
-    return repr(line if len(line) <= limit else f"{line[: limit - 1]}…")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def _said(folder: Path, split: str, found: Verified) -> Iterator[Conversation]:
+    try:
+        yield from (said for said in conversations(folder) if said.split == split)
+    except DatasetError as error:
+        found.add("the conversations cannot be read", error.message)

@@ -7,10 +7,10 @@ import json
 from tests.integration.whole_job import WholeJob, until
 
 ARMS = {
-    "kept": ("dataset=guided", "dataset.guidance=keep"),
-    "kept-filtered": ("dataset=guided-filtered", "dataset.guidance=keep"),
-    "dropped": ("dataset=guided", "dataset.guidance=drop"),
-    "dropped-filtered": ("dataset=guided-filtered", "dataset.guidance=drop"),
+    "kept": ("dataset=interaction_all", "dataset.guidance=keep"),
+    "kept-filtered": ("dataset=interaction_filter", "dataset.guidance=keep"),
+    "dropped": ("dataset=interaction_all", "dataset.guidance=drop"),
+    "dropped-filtered": ("dataset=interaction_filter", "dataset.guidance=drop"),
 }
 STEPS = 6
 EPISODES = 2
@@ -25,9 +25,12 @@ def learn(job: WholeJob) -> None:
     trained = {}
     for arm, overrides in ARMS.items():
         folder = job.folder / "datasets" / arm
-        job.hpc("dataset", "build", job.name, "--to", str(folder), "supervision=minilab", *overrides)
+        job.hpc(
+            "dataset", "build", job.name, "--name", arm, "--to", str(folder.parent), "supervision=minilab", *overrides
+        )
         proof = json.loads(job.hpc("dataset", "verify", str(folder), "--json"))
-        assert (proof["total"], proof["faults"]) == (0, [])
+        assert proof["ok"], proof
+        assert proof["compared"] == proof["examples"]
         trained[arm] = proof["trained_tokens"]
     assert trained["kept"] == trained["dropped"] > trained["kept-filtered"] == trained["dropped-filtered"]
 

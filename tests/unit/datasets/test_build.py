@@ -1,246 +1,248 @@
-"""Arms of a dataset: which episodes, which actions, in which context."""
+"""Trajectories to examples: what is trained, in which context, and what is left out with which reason."""
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from hpc.config.dataset import DatasetConfig
+from hpc.config.dataset import OutcomeConfig
 from hpc.core.errors import DatasetError
-from hpc.datasets.build import Builder, Source, build
-from hpc.datasets.template import Template
+from hpc.datasets.builder import Decide, Report, build, split_of
+from hpc.datasets.chat import Chat
+from hpc.datasets.conversations import pairs
+from hpc.datasets.proofs import runs_of
+from hpc.datasets.verify import verify
 from hpc.examples import Dataset, Example
-from hpc.rundir import RunDir
-from hpc.trajectories.labels import Decision
 from hpc.trajectories.reader import Trajectory
-from hpc.trajectories.records import Record
-from tests.unit.datasets.played import advice, played, store
+from hpc.trajectories.records import ActionTaken, Record
+from tests.unit.datasets.scripted import Verdict, chat, config, episode, store
+
+SAID = "for cobalt set anneal to 450C"
 
 
-def sources(run: RunDir, count: int) -> list[Source]:
-    return [Source(f"run/{n}", run.trajectory(n), lambda n=n: Trajectory.open((run, n))) for n in range(count)]
+def built(
+    tmp_path: Path, *episodes: list[Record], decide: Decide | None = None, **changes: object
+) -> tuple[Report, list[Example]]:
+    """The report and the examples; the dataset is also verified, against its sources."""
+    folder = tmp_path / "set"
+    report = build(store(tmp_path / "run", *episodes), folder, config(**changes), chat(), decide, name="set")
+    found = verify(folder, chat())
+    assert found.ok, found.findings
+    assert found.compared + sum(found.not_compared.values()) == found.examples
+    with Dataset(folder, split=None) as dataset:
+        return report, list(dataset)
 
 
-def nothing(trajectory: Trajectory) -> Mapping[int, Decision]:
-    return {}
+def told(example: Example) -> list[str]:
+    return [chat().decode(example.tokens[start:end].tolist()) for start, end in runs_of(example.loss_mask)]
 
 
-def examples(
-    template: Template, root: Path, *episodes: list[Record], decide: Any = nothing, **options: Any
-) -> tuple[list[Example], Builder]:
-    run = store(root, *episodes)
-    builder = Builder(template, DatasetConfig(**options), decide)
-    return [example for example, _ in builder.examples(sources(run, len(episodes)))], builder
+def answers(records: list[Record]) -> list[str]:
+    return [chat().decode(record.token_ids) for record in records if isinstance(record, ActionTaken)]
 
 
-def trained_text(template: Template, example: Example) -> list[str]:
-    mask = example.loss_mask.astype(bool)
-    return template.decode(example.tokens[mask].tolist()).split("<|end|>")[:-1]
+def test_a_growing_context_is_one_example_with_every_answer_trained(tmp_path: Path) -> None:
+    records = episode(5)
+    report, (example,) = built(tmp_path, records)
+    assert told(example) == answers(records)
+    assert all(text.endswith("<|end|>") for text in told(example))
+    assert report.trained_answers == 5 and report.examples == {"train": 1}
 
 
-def test_exactly_the_answers_are_trained(template: Template, tmp_path: Path) -> None:
-    (example,), builder = examples(template, tmp_path, played(template))
-    assert trained_text(template, example) == [f"step {n} of 0" for n in (1, 2, 3, 4)]
-    assert example.meta["steps"] == [1, 2, 3, 4]
+def test_log_probabilities_are_the_engines_and_of_nothing_else(tmp_path: Path) -> None:
+    _, (example,) = built(tmp_path, episode(3))
     assert example.logprobs is not None
-    assert (~np.isnan(example.logprobs) == example.loss_mask.astype(bool)).all()
-    assert builder.counts.steps == {"trained": 4}
+    assert (np.isfinite(example.logprobs) == (example.loss_mask == 1)).all()
 
 
-def test_the_filter_keeps_sub_optimal_actions_in_the_context(template: Template, tmp_path: Path) -> None:
-    def decide(trajectory: Trajectory) -> Mapping[int, Decision]:
-        return {2: Decision(step=2, train=False, reason="rollback: undone")}
+def test_an_answer_that_the_policy_refuses_stays_as_context(tmp_path: Path) -> None:
+    def decide(trajectory: Trajectory) -> Mapping[int, Verdict]:
+        return {step: Verdict(step != 2, "blind retry") for step in (1, 2, 3)}
 
-    (filtered,), builder = examples(template, tmp_path / "a", played(template), decide=decide)
-    (everything,), _ = examples(template, tmp_path / "b", played(template), decide=decide, filter=False)
-    assert filtered.tokens.tolist() == everything.tokens.tolist()
-    assert trained_text(template, filtered) == [f"step {n} of 0" for n in (1, 3, 4)]
-    assert trained_text(template, everything) == [f"step {n} of 0" for n in (1, 2, 3, 4)]
-    assert builder.counts.steps == {"trained": 3, "rollback": 1}
-
-
-def test_guidance_is_dropped_to_the_token(template: Template, tmp_path: Path) -> None:
-    guidance = (advice(1), advice(2, "no, ice"), advice(2, "and press harder", 2))
-    (kept,), _ = examples(template, tmp_path / "a", played(template, guidance=guidance))
-    (dropped,), builder = examples(template, tmp_path / "b", played(template, guidance=guidance), guidance="drop")
-    (never,), _ = examples(template, tmp_path / "c", played(template))
-    assert "<real_user>use the salt bath</real_user>" in template.decode(kept.tokens.tolist())
-    assert dropped.tokens.tolist() == never.tokens.tolist()
-    assert dropped.loss_mask.tolist() == never.loss_mask.tolist()
-    assert builder.counts.guidance == {"dropped": 3, "kept": 0}
-    assert dropped.logprobs is not None
-    assert np.isnan(dropped.logprobs[-1])  # the engine saw another context
+    records = episode(4)
+    report, (example,) = built(tmp_path, records, decide=decide, filter=True)
+    first, second, third, _ = answers(records)
+    assert told(example) == [first, third]
+    assert second in chat().decode(example.tokens.tolist())
+    assert report.context_only == {"blind retry": 1, "no decision": 1}
 
 
-def test_half_of_the_turns_are_dropped_always_the_same_ones(template: Template, tmp_path: Path) -> None:
-    guidance = tuple(advice(step, f"hint {step}") for step in range(1, 30))
-    texts = []
-    for name in "ab":
-        episode = played(template, steps=30, guidance=guidance)
-        (example,), builder = examples(template, tmp_path / name, episode, guidance="random", drop_probability=0.5)
-        texts.append(template.decode(example.tokens.tolist()))
-        assert 5 < builder.counts.guidance["dropped"] < 24
-    assert texts[0] == texts[1]
-    episode = played(template, steps=30, guidance=guidance)
-    (other,), _ = examples(template, tmp_path / "c", episode, guidance="random", seed=2)
-    assert template.decode(other.tokens.tolist()) != texts[0]
+def test_a_filter_without_a_policy_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no label policy"):
+        build([], tmp_path / "set", config(filter=True), chat(), None, name="set")
 
 
-@pytest.mark.parametrize("options", [{"guidance": "drop"}, {"guidance": "random", "drop_probability": 1.0}], ids=str)
-def test_guidance_is_dropped_from_rewritten_contexts_too(
-    template: Template, tmp_path: Path, options: dict[str, Any]
-) -> None:
-    guidance = (advice(1), advice(2, "no, ice"))
-    played_with = played(template, elide=True, guidance=guidance)
-    dropped, _ = examples(template, tmp_path / "a", played_with, **options)
-    never, _ = examples(template, tmp_path / "b", played(template, elide=True))
-    assert len(dropped) > 2
-    assert [one.tokens.tolist() for one in dropped] == [one.tokens.tolist() for one in never]
-    assert [one.loss_mask.tolist() for one in dropped] == [one.loss_mask.tolist() for one in never]
+def test_after_a_rewritten_context_nothing_is_trained_twice(tmp_path: Path) -> None:
+    records = episode(6, summary_at=4)
+    _, examples = built(tmp_path, records)
+    assert len(examples) == 2
+    assert [text for example in examples for text in told(example)] == answers(records)
+    assert answers(records)[0] in chat().decode(examples[1].tokens.tolist())  # attached again, as context
 
 
-def test_a_summary_without_the_guidance_is_taken_and_one_that_quotes_it_refuses_the_episode(
-    template: Template, tmp_path: Path
-) -> None:
-    silent = played(template, steps=5, rewrite_at=4, guidance=(advice(1),))
-    found, _ = examples(template, tmp_path / "a", silent, guidance="drop")
-    assert [example.meta["steps"] for example in found] == [[1, 2, 3], [4, 5]]
-    quoting = played(template, steps=5, rewrite_at=4, guidance=(advice(1),), summary="she said: use the salt bath!")
-    found, builder = examples(template, tmp_path / "b", quoting, guidance="drop")
-    assert not found and builder.counts.episodes == {"refused: NotFound": 1}
+def test_an_answer_that_was_cut_off_is_trained_only_if_asked(tmp_path: Path) -> None:
+    records = episode(4, cut_off=[2])
+    report, (example,) = built(tmp_path / "a", records)
+    assert len(told(example)) == 3 and sum(report.context_only.values()) == 1
+    _, (example,) = built(tmp_path / "b", records, train_cut_off=True)
+    assert len(told(example)) == 4
 
 
-def test_the_manifest_names_the_tokenizer_as_the_trainer_compares_it(template: Template) -> None:
-    about = Builder(template, DatasetConfig(), nothing).about({})
-    file = template.folder / "tokenizer.json"
-    assert about["tokenizer"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+@pytest.mark.parametrize(("option", "left"), [("keep", 2), ("drop", 0)])
+def test_guidance_is_kept_or_dropped_and_never_trained(tmp_path: Path, option: str, left: int) -> None:
+    records = episode(5, guidance={2: [SAID, "stop polling"]})
+    report, (example,) = built(tmp_path, records, guidance=option)
+    text = chat().decode(example.tokens.tolist())
+    assert text.count("<real_user>") - 1 == left  # one is in the system prompt
+    assert not any("<real_user>" in each for each in told(example))
+    assert told(example) == answers(records)
+    assert report.guidance["kept"] == left and report.guidance["dropped"] == 2 - left
 
 
-def test_an_added_token_in_an_answer_is_not_its_end(template: Template, tmp_path: Path) -> None:
-    folder = tmp_path / "thinking"
-    shutil.copytree(template.folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    jinja = folder / "chat_template.jinja"
-    said = "{{- '<|assistant|>' + (message.content or '') -}}"
-    assert said in jinja.read_text()
-    thinks = said.replace("(message", "('<tool_call></tool_call>' if loop.last else '') + (message")
-    jinja.write_text(jinja.read_text().replace(said, thinks))
-    assert Template(folder).end == template.end
+def test_dropping_with_a_probability_is_drawn_for_each_turn_and_repeatable(tmp_path: Path) -> None:
+    records = [episode(6, name=f"demo-{i:05d}", guidance={2: [SAID], 4: [SAID]}) for i in range(6)]
+    first, examples = built(tmp_path / "a", *records, guidance="sometimes", drop_probability=0.5)
+    second, again = built(tmp_path / "b", *records, guidance="sometimes", drop_probability=0.5)
+    assert 0 < first.guidance["dropped"] < 12
+    assert first.guidance == second.guidance
+    assert all((a.tokens == b.tokens).all() for a, b in zip(examples, again, strict=True))
 
 
-def test_guidance_that_is_not_where_it_should_be_refuses_the_episode(template: Template, tmp_path: Path) -> None:
-    records = played(template, guidance=(advice(1),))
-    wrong = [advice(1, "something else") if record == advice(1) else record for record in records]
-    found, builder = examples(template, tmp_path, wrong, guidance="drop")
-    assert found == []
-    assert builder.counts.episodes == {"refused: NotFound": 1}
+def test_older_guidance_is_found_in_a_rewritten_context(tmp_path: Path) -> None:
+    _, examples = built(tmp_path, episode(6, guidance={2: [SAID]}, summary_at=5), guidance="drop")
+    assert len(examples) == 2
+    assert all(chat().decode(example.tokens.tolist()).count("<real_user>") == 1 for example in examples)
 
 
-def test_a_summary_begins_a_segment_and_trains_nothing_twice(template: Template, tmp_path: Path) -> None:
-    found, _ = examples(template, tmp_path, played(template, steps=5, rewrite_at=4))
-    assert [example.meta["steps"] for example in found] == [[1, 2, 3], [4, 5]]
-    assert [example.id for example in found] == ["run-00000#0", "run-00000#1"]
+def test_guidance_that_output_repeats_word_for_word_is_never_guessed(tmp_path: Path) -> None:
+    quoted = f"<|end|><|user|><real_user>{SAID}</real_user><|end|>"
+    records = episode(6, guidance={2: [SAID]}, outputs=lambda step: quoted if step == 4 else "ok", summary_at=6)
+    report = build(store(tmp_path / "run", records), None, config(guidance="drop"), chat(), None, name="x")
+    assert report.refused["guidance is not whole in a rewritten context"] == 1
 
 
-def test_a_cut_off_answer_is_not_trained(template: Template, tmp_path: Path) -> None:
-    found, builder = examples(template, tmp_path, played(template, cut_off_at=2))
-    assert [step for example in found for step in example.meta["steps"]] == [1, 3, 4]
-    assert builder.counts.steps["the answer was cut off"] == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "taken", "counted"),
-    [
-        ({"interaction": "guided"}, [1], {"taken": 1, "no guidance": 2}),
-        ({"interaction": "unguided"}, [0, 2], {"taken": 2, "guidance": 1}),
-        ({"min_score": 60}, [2], {"taken": 1, "score below 60": 2}),
-        ({"statuses": ("truncated",)}, [1], {"taken": 1, "status finished": 2}),
-    ],
-)
-def test_which_episodes_are_taken(
-    template: Template, tmp_path: Path, options: dict[str, Any], taken: list[int], counted: dict[str, int]
-) -> None:
-    episodes = [
-        played(template, index=0, score=10.0),
-        played(template, index=1, score=20.0, guidance=(advice(1),), status="truncated"),
-        played(template, index=2, score=90.0),
-    ]
-    found, builder = examples(template, tmp_path, *episodes, **options)
-    assert [example.meta["episode_id"] for example in found] == [f"run-{index:05d}" for index in taken]
-    assert builder.counts.episodes == counted
-
-
-def test_texts_without_ids_are_tokenised_once(template: Template, tmp_path: Path) -> None:
-    (example,), _ = examples(template, tmp_path / "a", played(template, tokens=False))
-    (engine,), _ = examples(template, tmp_path / "b", played(template))
-    assert trained_text(template, example) == trained_text(template, engine)
-    assert example.tokens.tolist()[: len(engine.tokens)] == engine.tokens.tolist()
-    refused, builder = examples(
-        template, tmp_path / "c", played(template, tokens=False, guidance=(advice(1),)), guidance="drop"
+def test_arms_take_the_episodes_that_they_name(tmp_path: Path) -> None:
+    paths = store(
+        tmp_path / "run",
+        episode(3, guidance={1: [SAID]}),
+        episode(3, name="demo-00001", score=10.0),
+        episode(3, name="demo-00002", score=90.0),
     )
-    assert not refused
-    assert builder.counts.episodes == {"refused: NotFound": 1}
+
+    def used(**changes: object) -> int:
+        return build(paths, None, config(**changes), chat(), None, name="x").episodes_used
+
+    assert used() == 3
+    assert used(interaction="with") == 1
+    assert used(interaction="without") == 2
+    assert used(interaction="without", outcome=OutcomeConfig(at_least=50)) == 1
+    assert used(outcome=OutcomeConfig(statuses=["failed"])) == 0
 
 
-def test_duplicates_and_long_ones_are_left_out_and_counted(template: Template, tmp_path: Path) -> None:
-    found, builder = examples(template, tmp_path / "a", played(template), played(template))
-    assert len(found) == 1
-    assert builder.counts.examples == {"written": 1, "duplicate": 1}
-    found, builder = examples(template, tmp_path / "b", played(template), max_tokens=20)
-    assert not found
-    assert builder.counts.examples == {"too long": 1}
+def test_equal_examples_are_kept_once(tmp_path: Path) -> None:
+    twice = [episode(3), episode(3)]
+    report, examples = built(tmp_path, *twice)
+    assert len(examples) == 1 and report.duplicates == 1
 
 
-def test_tasks_are_split_by_hash_whole(template: Template, tmp_path: Path) -> None:
-    episodes = [played(template, index=n, task=f"task-{n // 2}") for n in range(20)]
-    run = store(tmp_path, *episodes)
-    builder = Builder(template, DatasetConfig(validation_share=0.5), nothing)
-    build(tmp_path / "d", builder, sources(run, 20), {"git": None}, lambda: None)
-    with Dataset(tmp_path / "d", split="train") as train, Dataset(tmp_path / "d", split="validation") as other:
-        tasks = [{str(example.meta["task_id"]) for example in split} for split in (train, other)]
-        assert not tasks[0] & tasks[1]
-        assert len(train) + len(other) == 20
-        about = train.manifest.about
-    assert about["dataset"]["validation_share"] == 0.5
-    assert len(about["sources"]) == 20
-    assert about["counts"]["episodes"] == {"taken": 20}
+def test_a_task_is_in_one_split_whatever_the_arm(tmp_path: Path) -> None:
+    share = config(validation_share=0.5)
+    splits = {task: split_of(share, "minilab", task) for task in map(str, range(200))}
+    assert 70 < sum(split == "validation" for split in splits.values()) < 130
+    other = config(validation_share=0.5, guidance="drop", arm="other")
+    assert {task: split_of(other, "minilab", task) for task in splits} == splits
 
 
-def test_a_dataset_with_nothing_to_train_is_refused_and_leaves_nothing(template: Template, tmp_path: Path) -> None:
-    run = store(tmp_path, played(template))
-    builder = Builder(template, DatasetConfig(min_score=99), nothing)
-    with pytest.raises(DatasetError, match="1 score below 99"):
-        build(tmp_path / "d", builder, sources(run, 1), {}, lambda: None)
-    assert not (tmp_path / "d").exists()
+@pytest.mark.parametrize(("policy", "kept"), [("drop", 0), ("cut", 1)])
+def test_an_example_that_is_too_long_is_dropped_or_cut_after_an_answer(tmp_path: Path, policy: str, kept: int) -> None:
+    records = episode(8)
+    _, (whole,) = built(tmp_path / "whole", records)
+    limit = len(whole.tokens) - 5
+    paths = store(tmp_path / "run", records)
+    settings = config(max_tokens=limit, too_long=policy)
+    if not kept:
+        report = build(paths, None, settings, chat(), None, name="x")
+        assert report.refused == {f"longer than {limit} tokens": 1}
+        return
+    _, (example,) = built(tmp_path / "cut", records, max_tokens=limit, too_long="cut")
+    assert told(example) == answers(records)[:-1]
 
 
-def test_a_tokenizer_without_a_template_or_files_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="has no tokenizer"):
-        Template(tmp_path)
+def test_text_alone_is_tokenised_once_as_the_engine_would(tmp_path: Path) -> None:
+    guidance = {2: [SAID]}
+    _, (own,) = built(tmp_path / "own", episode(4, guidance=guidance))
+    _, (imported,) = built(tmp_path / "text", episode(4, guidance=guidance, with_ids=False))
+    assert (own.tokens == imported.tokens).all() and (own.loss_mask == imported.loss_mask).all()
 
 
-def test_rollouts_carry_their_advantage_over_the_others_of_their_task(template: Template, tmp_path: Path) -> None:
-    scores = {"a": (10.0, 30.0), "b": (50.0, 50.0), "c": (0.0, None)}
-    episodes = [
-        played(template, index=2 * n + m, task=task, score=score)
-        for n, (task, pair) in enumerate(scores.items())
-        for m, score in enumerate(pair)
-    ]
-    found, builder = examples(template, tmp_path, *episodes, filter=False, rewards="score", deduplicate=False)
-    assert [example.meta["episode_id"] for example in found] == ["run-00000", "run-00001"]
-    for example, sign in zip(found, (-1.0, 1.0), strict=True):
-        assert example.advantages is not None
-        mask = example.loss_mask.astype(bool)
-        assert example.advantages[mask] == pytest.approx(sign, abs=1e-4)
-        assert not example.advantages[~mask].any()
-        assert example.logprobs is not None
-        assert not np.isnan(example.logprobs[mask]).any()
-    assert builder.counts.episodes == {"taken": 2, "no difference in its group": 4}
-    assert builder.about({})["mean_reward"] == pytest.approx(0.28)
-    with pytest.raises(ValueError, match="must be keep"):
-        DatasetConfig(rewards="score", guidance="drop")
+def test_a_template_that_rewrites_old_turns_is_refused_for_text(tmp_path: Path) -> None:
+    model = copied(tmp_path / "model")
+    path = model / "chat_template.jinja"
+    path.write_text(
+        path.read_text().replace("'<|assistant|>' +", "('<|assistant|>!' if loop.last else '<|assistant|>') +")
+    )
+    paths = store(tmp_path / "run", episode(3, with_ids=False))
+    report = build(paths, None, config(), Chat(model), None, name="x")
+    assert report.refused == {"the chat template writes old turns differently": 1}
+
+
+def test_ids_of_another_template_are_refused(tmp_path: Path) -> None:
+    model = copied(tmp_path / "model")
+    path = model / "chat_template.jinja"
+    path.write_text(path.read_text().replace("'<|system|>'", "'<|system|>\n'"))
+    report = build(store(tmp_path / "run", episode(3)), None, config(), Chat(model), None, name="x")
+    assert report.refused == {"the first prompt is not what tokenizer and chat template write": 1}
+
+
+def test_a_damaged_source_is_named_and_the_rest_is_built(tmp_path: Path) -> None:
+    paths = store(tmp_path / "run", episode(3), episode(3, name="demo-00001"))
+    paths[0].write_bytes(paths[0].read_bytes()[:-50])
+    report = build(paths, tmp_path / "set", config(), chat(), None, name="set")
+    assert list(report.failed) == [str(paths[0])] and report.examples == {"train": 1}
+
+
+def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    paths = store(tmp_path / "run", episode(3), episode(3, name="demo-00001"))
+
+    def decide(trajectory: Trajectory) -> Mapping[int, Verdict]:
+        if trajectory.header.episode_id.endswith("1"):
+            raise KeyboardInterrupt
+        return {1: Verdict(True)}
+
+    with pytest.raises(KeyboardInterrupt):
+        build(paths, tmp_path / "set", config(filter=True), chat(), decide, name="set")
+    assert not (tmp_path / "set").exists()
+
+
+def test_no_example_is_an_error_with_the_reasons(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no guidance in it"):
+        build(store(tmp_path / "r", episode(2)), tmp_path / "s", config(interaction="with"), chat(), None, name="s")
+    assert not (tmp_path / "s").exists()
+
+
+def test_the_manifest_says_how_it_was_made(tmp_path: Path) -> None:
+    paths = store(tmp_path / "run", episode(3))
+    build(paths, tmp_path / "set", config(), chat(), None, name="set", about={"policy": "strict 2"})
+    with Dataset(tmp_path / "set") as dataset:
+        about = dataset.manifest.about
+    assert about["arm"] == "test" and about["policy"] == "strict 2" and about["tokenizer"]["hash"] == chat().sha256
+    assert about["config"]["guidance"] == "keep" and about["counts"]["trained_answers"] == 3
+    assert about["sources"][0]["file"] == str(paths[0]) and len(about["sources"][0]["sha256"]) == 64
+
+
+def test_messages_lie_beside_the_tokens(tmp_path: Path) -> None:
+    built(tmp_path, episode(3, guidance={1: [SAID]}), guidance="drop")
+    ((_, said),) = pairs(tmp_path / "set", "train")
+    assert [message["role"] for message in said.messages] == ["system", "user", *["assistant", "tool"] * 2, "assistant"]
+    assert said.loss == [0, 0, 1, 0, 1, 0, 1]
+
+
+def copied(folder: Path) -> Path:
+    """The shipped tokenizer and template in a folder of its own."""
+    folder.mkdir(parents=True)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        (folder / name).write_bytes((chat().folder / name).read_bytes())
+    return folder

@@ -26,7 +26,7 @@ from hpc.trajectories.sealed import LIBVER, write_attributes
 
 log = logging.getLogger(__name__)
 
-BATCH_RECORDS = 32
+BATCH_RECORDS = 2048  # of a writer without a pause; each flush costs its log as much as a step
 BATCH_SECONDS = 1.0
 ARRAY_CHUNK_BYTES = 64 * 1024
 TABLE_CHUNK_ROWS = 64

@@ -8,7 +8,6 @@ shown only what matches the checksums behind it (`hpc.trajectories.trailer`), wh
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -376,13 +375,8 @@ class StoredFile:
         with guarded(self.path, f"tokens of steps[{row}]"):
             at = self.table("steps")[row]
             shown = int(at["prompt_tokens"])
-            tokens = self._tokens[int(at["token_offset"]) :][: shown + int(at["answer_tokens"])]
+            tokens = self._part(TOKENS, at["token_offset"], shown + int(at["answer_tokens"]))
             return int(at["shared_tokens"]), tokens[:shown].tolist(), tokens[shown:].tolist()
-
-    @functools.cached_property
-    def _tokens(self) -> NDArray[Any]:
-        tokens: NDArray[Any] = self._file[TOKENS][:]
-        return tokens
 
     def _part(self, array: str, offset: int, length: int) -> NDArray[Any]:
         start, size = int(offset), int(length)

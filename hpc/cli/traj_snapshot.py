@@ -19,6 +19,8 @@ def snapshot() -> None:
     """Workspaces that episodes left: list them, lay one out again, remove what nothing names.
 
     Taken as `gym.snapshots` says (`every` N steps, `at_end`).
+
+    Example: hpc traj snapshot restore my-run/3 --step 40 --out /tmp/as-it-was
     """
 
 

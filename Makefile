@@ -14,8 +14,8 @@ twice = $(1) || { echo "== the failed tests once more"; $(1) --last-failed --las
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: ## everything: .venv, .venv-serve (vLLM) and, as root on Debian, Slurm
-	@scripts/setup dev serve slurm
+setup: ## everything: .venv, .venv-serve (vLLM) and, as root on Debian, Slurm and Chromium
+	@scripts/setup dev serve slurm browser
 
 setup-dev:
 	@scripts/setup dev

@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 import zstandard
+from msgspec.structs import replace
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -34,6 +34,7 @@ sys.path.insert(0, str(ROOT))
 from hpc.rundir import RunDir  # noqa: E402
 from hpc.trajectories import sealed  # noqa: E402
 from hpc.trajectories.codec import to_json  # noqa: E402
+from hpc.trajectories.collection import TrajectorySet  # noqa: E402
 from hpc.trajectories.reader import Trajectory  # noqa: E402
 from hpc.trajectories.records import (  # noqa: E402
     Action,
@@ -49,7 +50,8 @@ from hpc.trajectories.writer import TrajectoryWriter  # noqa: E402
 
 STEPS = int(os.environ.get("HPC_BENCH_STEPS", "2500"))
 TOKENS = int(os.environ.get("HPC_BENCH_TOKENS", "160000"))
-APPENDED = {4096: 300, 65536: 150}  # bytes of a step: steps in a round
+APPENDED = {4096: 1500, 65536: 500}  # bytes of a step: steps in a round, so many that making the live view is little
+RUN_FILES, RUN_STEPS = 40, 800  # a run of 1 GB: trajectories, and steps of 32 KB in each
 NAIVE_STEPS = 250
 WORDS = [
     f"{stem}{end}" for stem in ("train", "loss", "epoch", "layer", "path/to/", "error: ", "0.") for end in range(99)
@@ -220,10 +222,17 @@ def peak(path: Path) -> float:
 
 
 def stream(path: Path) -> None:
-    with Trajectory.open(path) as trajectory:
-        for _ in trajectory.records():
-            pass
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    """Read every record of a file, or of all trajectories of a run."""
+    if path.is_dir():
+        for trajectory in TrajectorySet.open(path):
+            for _ in trajectory.records():
+                pass
+    else:
+        with Trajectory.open(path) as trajectory:
+            for _ in trajectory.records():
+                pass
+    status = Path("/proc/self/status").read_text()  # the resource usage would count what started us
+    print(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
 
 
 def bench_memory(folder: Path, path: Path) -> None:
@@ -234,6 +243,28 @@ def bench_memory(folder: Path, path: Path) -> None:
     result("trajectory_stream_memory", value, "MB", "a tenth of the steps", other, "ratio <= 1.5", met)
 
 
+def bench_run(folder: Path) -> None:
+    """A run of 1 GB of texts that hardly compress, against its first tenth."""
+    rng = random.Random(1)
+    records = [
+        replace(record, observation=replace(record.observation, text=rng.randbytes(16_000).hex()))
+        if isinstance(record, Observed)
+        else record
+        for record in episode(RUN_STEPS, 64, 16)
+    ]
+    image = folder / "image.h5"
+    image.write_bytes(sealed.build(records))
+    peaks = []
+    for name, count in (("whole", RUN_FILES), ("tenth", RUN_FILES // 10)):
+        run = new_run(folder, name)
+        for index in range(count):
+            os.link(image, run.trajectory(index))  # one file on disk, read as often as there are names
+        peaks.append(peak(run.root))
+    gigabytes = RUN_FILES * RUN_STEPS * 32_000 / 1e9
+    words = f"a tenth of the {gigabytes:.2f} GB"
+    result("trajectory_stream_run_memory", peaks[0], "MB", words, peaks[1], "ratio <= 1.1", peaks[0] <= 1.1 * peaks[1])
+
+
 def main() -> None:
     logging.disable(logging.ERROR)
     with tempfile.TemporaryDirectory() as name:
@@ -242,6 +273,7 @@ def main() -> None:
         path = bench_size(folder, episode(STEPS, 8192, TOKENS // STEPS))
         bench_open(path)
         bench_memory(folder, path)
+        bench_run(folder)
 
 
 if __name__ == "__main__":

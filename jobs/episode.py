@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -33,7 +34,7 @@ from hpc.serving.client import ModelClient, wait_ready
 from hpc.slurm import REQUEUE, Allocation
 from hpc.tasks import load_task
 from hpc.trajectories.records import AttemptStarted, EpisodeHeader, ModelResponse, Usage
-from hpc.trajectories.writer import TrajectoryWriter
+from hpc.trajectories.writer import NodeLocal, TrajectoryWriter
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class _Episode:
     async def play(self) -> None:
         if self.run.result(self.index).exists():
             return  # an earlier attempt saw it to its end
-        with contextlib.closing(TrajectoryWriter.open(self.run, self.index)) as store:
+        with contextlib.closing(TrajectoryWriter.open(self.run, self.index, local=self._local())) as store:
             state = EpisodeState(store.records)
             if state.outcome is None:
                 await self._attempt(store, state)
@@ -107,6 +108,14 @@ class _Episode:
                 "at": outcome.at,
             },
         )
+
+    def _local(self) -> NodeLocal | None:
+        wanted = self.config.run.local_dir
+        if wanted is None:
+            return None
+        folder = Path(os.path.expandvars(wanted)).absolute()
+        mark = hashlib.sha256(os.fsencode(self.run.root)).hexdigest()[:12]  # runs of one name do not meet
+        return NodeLocal(folder / f"{self.name}-{mark}", self.config.run.publish_seconds)
 
     async def _attempt(self, store: TrajectoryWriter, state: EpisodeState) -> None:
         config = self.config

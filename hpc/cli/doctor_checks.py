@@ -156,16 +156,23 @@ def check_runs_folder(subject: Subject) -> Outcome:
         folder = Path(tempfile.mkdtemp(prefix=".doctor-", dir=subject.runs))
     except OSError as error:
         return "fail", f"cannot write to {subject.runs}: {error.strerror}", mend
-    found = f"{subject.runs} on {file_system(folder)}"
+    kind, options = mount_of(folder)
+    found = f"{subject.runs} on {kind}"
+    hdf5 = ""
     try:
         files.write_json(folder / "probe.json", {})
-        problem = locking_problem(folder)
+        problem = locking_problem(folder) or mount_problem(options)
+        hdf5 = "" if problem else hdf5_locking_problem(folder / "lock.h5")
     except (HpcError, OSError) as error:
         problem = str(error)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if problem:
         return "fail", f"{found}: {problem}", f"mount it with locks (Lustre: flock; NFS: version 4), or {mend}"
+    if hdf5:
+        return "warn", f"{found}: {hdf5}", "export HDF5_USE_FILE_LOCKING=FALSE for h5py and h5dump; hpc needs none"
+    if kind.startswith(("nfs", "lustre", "gpfs", "beegfs", "cifs", "fuse")):
+        return "ok", f"{found}, locks hold", "if steps are slow: run.local_dir='$TMPDIR' keeps logs on the node"
     return "ok", f"{found}, locks hold", ""
 
 
@@ -184,10 +191,20 @@ def locking_problem(folder: Path) -> str:
     finally:
         os.close(second)
         os.close(first)
-    return _hdf5_locking_problem(folder / "lock.h5")
+    return ""
 
 
-def _hdf5_locking_problem(path: Path) -> str:
+def mount_problem(options: str) -> str:
+    """What the options of a mount say against locks between nodes, which one node cannot try; empty if nothing."""
+    given = options.split(",")
+    for option in ("noflock", "localflock", "nolock", "local_lock=flock", "local_lock=all"):
+        if option in given:
+            return f"it is mounted with {option}: locks do not reach other nodes"
+    return ""
+
+
+def hdf5_locking_problem(path: Path) -> str:
+    """What is wrong with HDF5's own locks, which our files do without but other programs ask for."""
     import h5py
 
     try:
@@ -201,16 +218,16 @@ def _hdf5_locking_problem(path: Path) -> str:
     return ""
 
 
-def file_system(path: Path) -> str:
-    """The type of the file system that holds ``path``, as /proc/mounts calls it."""
+def mount_of(path: Path) -> tuple[str, str]:
+    """Type and options of the file system that holds ``path``, as /proc/mounts tells them."""
     resolved = path.resolve()
-    best = (0, "an unknown file system")
+    best = (0, "an unknown file system", "")
     for line in Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines():
-        _, mounted, kind, *_ = line.split(" ")
+        _, mounted, kind, options, *_ = line.split(" ")
         point = Path(mounted.replace("\\040", " "))
         if resolved.is_relative_to(point):
-            best = max(best, (len(point.parts), kind), key=lambda item: item[0])
-    return best[1]
+            best = max(best, (len(point.parts), kind, options), key=lambda item: item[0])
+    return best[1:]
 
 
 def check_ports(subject: Subject) -> Outcome:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpc.cli.output import emit_json, json_option, runs_option
+from hpc.cli.traj_branch import branch
 from hpc.cli.traj_exchange import export_command, import_command
 from hpc.cli.traj_ls import ls, stats
 from hpc.cli.traj_repair import repair
@@ -31,6 +32,7 @@ def traj(ctx: click.Context, runs_root: Path) -> None:
             ls.invoke(listing)
 
 
+traj.add_command(branch)
 traj.add_command(export_command)
 traj.add_command(import_command)
 traj.add_command(ls)

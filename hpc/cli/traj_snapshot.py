@@ -20,7 +20,7 @@ def snapshot() -> None:
 
     Taken as `gym.snapshots` says (`every` N steps, `at_end`).
 
-    Example: hpc traj snapshot ls my-run
+    Example: hpc traj snapshot restore my-run/3 --step 40 --out /tmp/as-it-was
     """
 
 

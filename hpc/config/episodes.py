@@ -28,12 +28,20 @@ class EpisodesRunConfig(Config):
     """First task instance."""
     episodes_per_job: int = 1
     """Episodes that share one array element (and its process)."""
+    local_dir: str | None = None
+    """Folder on each node's own disk for logs and live views, such as $TMPDIR, where the run directory's
+    file system is slow; None: in the run directory. What that costs in durability: docs/trajectory-format.md."""
+    publish_seconds: float = 30.0
+    """With local_dir: steps reach the run directory after so many seconds at the latest, alerts, guidance
+    and the like at once."""
 
     def __post_init__(self) -> None:
         if self.episodes < 1:
             raise ValueError(f"episodes is {self.episodes}, it must be 1 or more")
         if self.episodes_per_job < 1:
             raise ValueError(f"episodes_per_job is {self.episodes_per_job}, it must be 1 or more")
+        if self.publish_seconds < 0:
+            raise ValueError(f"publish_seconds is {self.publish_seconds}, it must be 0 or more")
         if self.name is not None and ("/" in self.name or self.name in ("", ".", "..")):
             raise ValueError(f"name is {self.name!r}, it must be a plain folder name")
 

@@ -22,11 +22,11 @@ import h5py
 
 from hpc.trajectories.layout import ARRAYS, TABLES, Tabulator
 from hpc.trajectories.records import Record
-from hpc.trajectories.sealed import LIBVER, write_attributes
+from hpc.trajectories.sealed import LIBVER, memory_file, write_attributes
 
 log = logging.getLogger(__name__)
 
-BATCH_RECORDS = 32
+BATCH_RECORDS = 2048  # of a writer without a pause; each flush costs its log as much as a step
 BATCH_SECONDS = 1.0
 ARRAY_CHUNK_BYTES = 64 * 1024
 TABLE_CHUNK_ROWS = 64
@@ -122,7 +122,7 @@ class LiveView:
 
 def _empty_view(records: Sequence[Record]) -> bytes:
     """A view without rows, made in memory: HDF5 must not meet a full disk (see `_divert`)."""
-    with h5py.File("view", "w", driver="core", backing_store=False, libver=LIBVER) as file:
+    with memory_file() as file:
         write_attributes(file, records[:1])
         for name, dtype in {**TABLES, **ARRAYS}.items():
             chunk = TABLE_CHUNK_ROWS if name in TABLES else ARRAY_CHUNK_BYTES // dtype.itemsize

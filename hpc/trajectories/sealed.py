@@ -8,8 +8,8 @@ shown only what matches the checksums behind it (`hpc.trajectories.trailer`), wh
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -73,7 +73,7 @@ def build(records: Sequence[Record]) -> bytes:
         tabulator.add(record)
     tabulator.finish()
     batch = tabulator.take()
-    with h5py.File("sealed", "w", driver="core", backing_store=False, libver=LIBVER) as file:
+    with memory_file() as file:
         write_attributes(file, records)
         for name, data in [*batch.tables.items(), *batch.arrays.items()]:
             _write(file, name, data)
@@ -84,6 +84,15 @@ def build(records: Sequence[Record]) -> bytes:
         if any(to_json(new) != to_json(old) for new, old in zip(back, records, strict=True)):
             raise ValueError("a record does not come back as it went in")
     return with_trailer(image)
+
+
+_numbers = itertools.count()
+
+
+def memory_file() -> Any:
+    """A new HDF5 file in memory, under a name of its own: HDF5 takes two open ones of a name for the same
+    file, and episodes of one process may be sealed at the same time."""
+    return h5py.File(f"memory-{next(_numbers)}", "w", driver="core", backing_store=False, libver=LIBVER)
 
 
 def write_attributes(file: Any, records: Sequence[Record]) -> None:
@@ -376,13 +385,8 @@ class StoredFile:
         with guarded(self.path, f"tokens of steps[{row}]"):
             at = self.table("steps")[row]
             shown = int(at["prompt_tokens"])
-            tokens = self._tokens[int(at["token_offset"]) :][: shown + int(at["answer_tokens"])]
+            tokens = self._part(TOKENS, at["token_offset"], shown + int(at["answer_tokens"]))
             return int(at["shared_tokens"]), tokens[:shown].tolist(), tokens[shown:].tolist()
-
-    @functools.cached_property
-    def _tokens(self) -> NDArray[Any]:
-        tokens: NDArray[Any] = self._file[TOKENS][:]
-        return tokens
 
     def _part(self, array: str, offset: int, length: int) -> NDArray[Any]:
         start, size = int(offset), int(length)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from hpc.core import files
 from hpc.core.errors import HpcError, TrajectoryIncomplete
@@ -20,8 +21,16 @@ from hpc.trajectories import codec, sealed
 from hpc.trajectories.live import LiveView, views_in
 from hpc.trajectories.log import read_log, require_whole
 from hpc.trajectories.order import RecordOrder
+from hpc.trajectories.published import PublishedLog
 from hpc.trajectories.reader import Trajectory
-from hpc.trajectories.records import AttemptStarted, Record
+from hpc.trajectories.records import ActionTaken, AttemptStarted, Observed, Record
+
+
+class NodeLocal(NamedTuple):
+    """Where a node keeps the log and the live view of an episode (`hpc.trajectories.published`)."""
+
+    folder: Path
+    publish_seconds: float = 30.0
 
 
 class TrajectoryWriter:
@@ -31,8 +40,16 @@ class TrajectoryWriter:
     what was appended, as it will be read back.
     """
 
-    def __init__(self, run: RunDir, index: int, log: FramedLog | None, records: list[Record]) -> None:
+    def __init__(
+        self,
+        run: RunDir,
+        index: int,
+        log: FramedLog | PublishedLog | None,
+        records: list[Record],
+        local: NodeLocal | None = None,
+    ) -> None:
         self.run = run
+        self._local = local
         self.index = index
         self.records = records
         self._log = log
@@ -42,8 +59,10 @@ class TrajectoryWriter:
             self._order.take(record)
 
     @classmethod
-    def open(cls, run: RunDir, index: int) -> TrajectoryWriter:
+    def open(cls, run: RunDir, index: int, *, local: NodeLocal | None = None) -> TrajectoryWriter:
         """Take the episode's writer lock and read what is there.
+
+        With ``local`` the log and the live view are in that folder of the node, and the log is published.
 
         A torn frame at the end of the log (never acknowledged) is cut off. An episode that is
         already sealed opens too: it takes no more records, and `seal` cleans up behind a crash.
@@ -58,7 +77,7 @@ class TrajectoryWriter:
                 return cls(run, index, None, _sealed_records(finished))
             if path.exists():
                 require_whole(path, read_log(path))
-            log = FramedLog(path)
+            log = _open_log(path, local)
         except OSError as error:
             raise HpcError(f"cannot open {path}: {error.strerror}", "free space or mend the permissions") from error
         try:
@@ -71,7 +90,7 @@ class TrajectoryWriter:
             log.close()
             raise
         log.frames.clear()
-        return cls(run, index, log, records)
+        return cls(run, index, log, records, local)
 
     def append(self, *records: Record) -> None:
         """Make records durable, in order, all in one write.
@@ -94,7 +113,10 @@ class TrajectoryWriter:
         largest = max(map(len, payloads), default=0)
         if largest > MAX_FRAME:
             raise HpcError(f"a record of {largest} bytes is too large for {self._log.path}", "cut its texts")
-        self._log.append(*payloads)
+        if isinstance(self._log, PublishedLog):
+            self._log.append(*payloads, publish=not all(isinstance(r, ActionTaken | Observed) for r in records))
+        else:
+            self._log.append(*payloads)
         self._order = order
         for record in stored:
             self.records.append(record)
@@ -123,9 +145,10 @@ class TrajectoryWriter:
         try:
             if self._log is not None:
                 self._write_sealed(self._log.path, target)
-            for view in views_in(self.run.episode(self.index)):
+            for view in self._views():
                 view.unlink(missing_ok=True)
             if self._log is not None:
+                self.run.log(self.index).unlink(missing_ok=True)
                 self._log.path.unlink(missing_ok=True)
                 self._log.close()
                 self._log = None
@@ -163,13 +186,25 @@ class TrajectoryWriter:
     def _start_view(self, epoch: int) -> None:
         self._stop_view()
         path = self.run.live_view(self.index, epoch)
-        earlier = [view for view in views_in(self.run.episode(self.index)) if view != path]
+        if self._local is not None:
+            path = self._local.folder / path.name
+        earlier = [view for view in self._views() if view != path]
         self._live = LiveView(path, self.records, replaces=earlier)
+
+    def _views(self) -> list[Path]:
+        folders = [self.run.episode(self.index), *([self._local.folder] if self._local is not None else [])]
+        return [view for folder in folders for view in views_in(folder)]
 
     def _stop_view(self) -> None:
         if self._live is not None:
             self._live.close()
             self._live = None
+
+
+def _open_log(path: Path, local: NodeLocal | None) -> FramedLog | PublishedLog:
+    if local is None:
+        return FramedLog(path)
+    return PublishedLog(path, local.folder / path.name, publish_seconds=local.publish_seconds)
 
 
 def _sealed_records(path: Path) -> list[Record]:

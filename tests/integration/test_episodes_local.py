@@ -98,17 +98,19 @@ def _contents(path: Path) -> bytes:
 
 def test_killed_episodes_resume_at_their_step(tmp_path: Path) -> None:
     with whole_job(tmp_path, "killed", 2) as job:
-        job.hpc(
-            "episodes", "submit", "cluster=local", *stub_runtime(tmp_path), *job.overrides(2), "run.episodes_per_job=2"
-        )  # both play in one process
+        node = tmp_path / "node"
+        extra = ["run.episodes_per_job=2", f"run.local_dir={node}"]  # both play in one process
+        job.hpc("episodes", "submit", "cluster=local", *stub_runtime(tmp_path), *job.overrides(2), *extra)
         until(lambda: job.progress(0).get("guidance", 0) >= 1, "guidance in episode 0")
         job.hpc("episodes", "cancel", "killed", "--yes")
         before = job.progress(0)["step"]
+        assert len(list(node.glob("killed-*/log.frames"))) == 2  # their logs are on the node's disk
         job.hpc("episodes", "resume", "killed")
         job.wait_results(2)
         summary = check_trajectory(job.run, 0)
         assert summary["attempts"] == 2 and summary["steps"] > before
         assert summary["outcome"]["status"] == "finished"
+        assert [path for path in node.rglob("*") if path.is_file()] == []
 
 
 def test_a_killed_router_comes_back_and_nothing_is_lost(tmp_path: Path) -> None:

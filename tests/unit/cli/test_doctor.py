@@ -137,7 +137,7 @@ def test_a_runs_folder_that_cannot_be_made_fails(tmp_path: Path) -> None:
 
 
 def test_the_file_system_is_named(tmp_path: Path) -> None:
-    assert doctor_checks.file_system(Path("/proc/self")) == "proc"
+    assert doctor_checks.mount_of(Path("/proc/self"))[0] == "proc"
 
 
 @pytest.fixture
@@ -242,3 +242,24 @@ def test_the_real_program_is_quick_about_help() -> None:
     assert "Example: hpc doctor" in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not imported & {"h5py", "hydra", "httpx", "numpy", "zmq", "submitit"}
+
+
+def test_mounts_whose_locks_stay_on_the_node_fail() -> None:
+    assert doctor_checks.mount_problem("rw,relatime,flock") == ""
+    for options in ("rw,localflock", "rw,vers=3,nolock", "rw,vers=3,local_lock=all"):
+        assert "do not reach other nodes" in doctor_checks.mount_problem(options)
+
+
+def test_without_hdf5_locks_it_names_the_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert doctor_checks.hdf5_locking_problem(tmp_path / "lock.h5") == ""
+    monkeypatch.setattr(doctor_checks, "hdf5_locking_problem", lambda path: "HDF5 cannot lock files (unable to lock)")
+    status, found, mend = doctor_checks.check_runs_folder(_subject(tmp_path))
+    assert status == "warn" and "cannot lock" in found and "HDF5_USE_FILE_LOCKING=FALSE" in mend
+
+
+def test_a_network_file_system_is_told_of_the_nodes_own_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor_checks, "mount_of", lambda path: ("nfs4", "rw,vers=4.2"))
+    status, _, mend = doctor_checks.check_runs_folder(_subject(tmp_path))
+    assert status == "ok" and "run.local_dir" in mend
+    monkeypatch.setattr(doctor_checks, "mount_of", lambda path: ("lustre", "rw,localflock"))
+    assert doctor_checks.check_runs_folder(_subject(tmp_path))[0] == "fail"

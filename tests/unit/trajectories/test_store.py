@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,13 @@ def test_a_torn_record_is_cut_off_and_written_again(tmp_path: Path) -> None:
         writer.append(*records[4:])
     with Trajectory.open((run, 0)) as trajectory:
         assert list(trajectory.records()) == records
+
+
+def test_episodes_of_one_process_are_sealed_at_the_same_time() -> None:
+    wanted = [sealed.build(episode(40, index=index)) for index in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            assert list(pool.map(lambda index: sealed.build(episode(40, index=index)), range(4))) == wanted
 
 
 def test_a_torn_header_begins_again(tmp_path: Path) -> None:

@@ -6,7 +6,19 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from hpc.router.annotators.slack_blocks import ENDED, HEADINGS, NAME, Literal, Message, Templates, mrkdwn, when, words
+from hpc.router.annotators.slack_blocks import (
+    ENDED,
+    HEADINGS,
+    MAX_CHARACTERS,
+    NAME,
+    Literal,
+    Message,
+    Templates,
+    characters,
+    mrkdwn,
+    when,
+    words,
+)
 from hpc.router.annotators.slack_references import message_of
 from hpc.router.desk import AlertCard, EpisodeCard
 
@@ -48,7 +60,15 @@ class Lists:
         return self._templates.message("status", title=_title(live), rows=rows, more=_more(cards, live, rows))
 
     def digest(self, alerts: Sequence[AlertCard], threads: dict[str, str]) -> Message:
-        """What was held back, with links to those episodes' ``threads`` that there are."""
+        """What was held back, with links to those episodes' ``threads`` that there are; as many as fit."""
+        shown = min(len(alerts), DIGEST_ALERTS)
+        message = self._digest(alerts, shown, threads)
+        while shown and characters(message.blocks) > MAX_CHARACTERS:
+            shown -= 1
+            message = self._digest(alerts, shown, threads)
+        return message
+
+    def _digest(self, alerts: Sequence[AlertCard], shown: int, threads: dict[str, str]) -> Message:
         rows = [
             {
                 "head": mrkdwn(
@@ -60,7 +80,7 @@ class Lists:
                 "alert": card.alert,
                 "is_open": card.state == "open",
             }
-            for card in alerts[:DIGEST_ALERTS]
+            for card in alerts[:shown]
         ]
         rest = len(alerts) - len(rows)
         more = f"and {rest} more: hpc inbox list" if rest > 0 else "hpc inbox list shows them in a terminal."

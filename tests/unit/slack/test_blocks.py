@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hpc.core.locate import data_dir
@@ -102,6 +102,7 @@ def test_any_alert_is_taken_by_slack(reason: str, action: str, texts: list[str],
 
 
 @settings(max_examples=15, deadline=None)
+@example("0" * 1000, "&" * 60, 38)
 @given(hostile.map(lambda text: text[:1000]), hostile, st.integers(0, 120))  # redaction takes 2 us a character
 def test_any_list_is_taken_by_slack(text: str, name: str, count: int) -> None:
     link = "<https://team.slack.com/archives/C0ALERTS/p17000001|"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +19,11 @@ READS = frozenset(
 )  # fmt: skip
 COMMANDS = frozenset({"run_command", "input_in_session", "bash", "execute", "run"})
 EVALUATIONS = frozenset({"eval", "submit"})
+LOOKS = frozenset(
+    {"sleep", "check_session_idle", "list_sessions", "get_session_output", "get_session_status",
+     "get_session_recent_output", "wait"}
+)  # fmt: skip
+"""Actions that only look at running work or let time pass, by name: imports do not mark them."""
 OPENS, CLOSES = frozenset({"create_session"}), frozenset({"close_session", "close_all_sessions"})
 _PATHS = ("path", "file_path", "file", "filename", "file_name")
 
@@ -50,6 +56,28 @@ def arguments_of(step: StepView) -> dict[str, Any]:
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
+
+
+_TIME = re.compile(
+    r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\b|\b\d\d:\d\d:\d\d(?:[.,]\d+)?\b"
+)
+_ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{4,16}\b|\bpid[ =:]*\d+\b|/tmp/[\w.-]+", re.IGNORECASE)
+
+
+def likeness(text: str) -> str:
+    """A text without what differs each time though nothing has changed: times, addresses, temporary names."""
+    return _ADDRESS.sub("<address>", _TIME.sub("<time>", text))
+
+
+_SHOWS = re.compile(r"\b(?:cat|head|tail|less|more|sed\s+-n|nl|bat|view|grep|rg|awk)\b")
+
+
+def is_shown(step: StepView, path: str) -> bool:
+    """Whether a command printed (part of) a file."""
+    if step.action not in COMMANDS:
+        return False
+    command = " ".join(str(value) for value in arguments_of(step).values())
+    return path.rsplit("/", 1)[-1] in command and bool(_SHOWS.search(command))
 
 
 def path_of(step: StepView) -> str:

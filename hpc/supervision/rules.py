@@ -11,7 +11,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from hpc.supervision.history import CLOSES, COMMANDS, EDITS, EVALUATIONS, OPENS, READS, Past, arguments_of, path_of
+from hpc.supervision.history import (
+    CLOSES,
+    COMMANDS,
+    EDITS,
+    EVALUATIONS,
+    LOOKS,
+    OPENS,
+    READS,
+    Past,
+    arguments_of,
+    is_shown,
+    likeness,
+    path_of,
+)
 from hpc.trajectories.records import StepView
 
 RETRIES = 3
@@ -42,16 +55,17 @@ class Rule(NamedTuple):
 
 
 def blind_retry(past: Past) -> Iterator[Found]:
-    """From the third time on that the same action failed in the same way, with nothing changed between."""
+    """From the third time on that the same action failed in the same way (times and addresses aside), with no edit
+    and no other command that worked between."""
     failed: dict[tuple[str, str, str], int] = {}
     for step in past.steps:
         if step.is_malformed:
             continue
         if not step.is_error:
-            if step.action in EDITS:
+            if step.action in EDITS | COMMANDS:  # something was changed: trying again is no blind retry
                 failed.clear()
             continue
-        key = (step.action, step.arguments, step.observation)
+        key = (step.action, step.arguments, likeness(step.observation))
         failed[key] = failed.get(key, 0) + 1
         if failed[key] >= RETRIES:
             yield Found(step.step, f"failed for the {failed[key]}. time in the same way: {_short(step.observation)}")
@@ -63,7 +77,7 @@ def monitoring_deadlock(past: Past) -> Iterator[Found]:
     for step in past.steps:
         if step.action == "think":
             continue
-        if not step.polling or step.job_progressed:
+        if not (step.polling or step.action in LOOKS) or step.job_progressed:
             row = []
             continue
         row.append(step)
@@ -72,26 +86,31 @@ def monitoring_deadlock(past: Past) -> Iterator[Found]:
 
 
 def evaluation_abuse(past: Past) -> Iterator[Found]:
-    """An evaluation with nothing done since the last one."""
+    """An evaluation with nothing done since the last one: no edit or command that worked."""
     last: StepView | None = None
     for step in past.steps:
         if step.action in EVALUATIONS:
             if last is not None:
                 yield Found(step.step, f"evaluated again with no edit and no command since step {last.step}")
             last = step
-        elif step.action in EDITS | COMMANDS:
+        elif step.action in EDITS | COMMANDS and not step.is_error:
             last = None
 
 
 def edit_without_read(past: Past) -> Iterator[Found]:
-    """An edit of a file that was neither read nor written in the 20 steps before; making one is none."""
+    """An edit of a file that was neither read, nor printed by a command, nor written in the 20 steps before; making
+    one is none."""
     touched: dict[str, int] = {}
+    commands: list[StepView] = []
     for step in past.steps:
+        if step.action in COMMANDS:
+            commands.append(step)
         path = path_of(step)
         if not path:
             continue
         if step.action in EDITS and not step.action.startswith("create") and not step.is_error:
-            before = touched.get(path)
+            shown = next((one.step for one in reversed(commands) if is_shown(one, path)), None)
+            before = max((place for place in (touched.get(path), shown) if place is not None), default=None)
             if before is None or step.step - before > READ_WITHIN:
                 since = "never read" if before is None else f"last looked at in step {before}"
                 yield Found(step.step, f"edited {path}, {since}")

@@ -43,6 +43,9 @@ def test_blind_retry_begins_with_the_third_failure() -> None:
     assert found("blind_retry", a_past(*(failing(n) for n in (1, 2, 3, 4)))) == [3, 4]
     assert found("blind_retry", a_past(failing(1), failing(2), failing(3, "something else"))) == []
     assert found("blind_retry", a_past(failing(1), failing(2), edit(3, "x"), failing(4))) == []
+    assert found("blind_retry", a_past(failing(1), failing(2), run(3), failing(4))) == []  # as after an installation
+    changing = [failing(n, f"2026-01-01 10:00:0{n} error at 0xdead000{n}") for n in (1, 2, 3)]
+    assert found("blind_retry", a_past(*changing)) == [3]
     between = a_past(failing(1), a_step(2, "think"), failing(3), a_step(4, "list_files"), failing(5))
     assert found("blind_retry", between) == [5]
 
@@ -57,6 +60,8 @@ def test_monitoring_is_a_deadlock_from_the_tenth_look_that_sees_nothing_move() -
     assert found("monitoring_deadlock", a_past(*moving)) == []
     thinking = [a_step(n, "think") if n == 5 else look(n) for n in range(1, 12)]
     assert found("monitoring_deadlock", a_past(*thinking)) == [11]
+    unmarked = [a_step(n, "get_session_output", "loss 2.3") for n in range(1, 11)]
+    assert found("monitoring_deadlock", a_past(*unmarked)) == [10]
     acting = [run(n) if n == 5 else look(n) for n in range(1, 15)]
     assert found("monitoring_deadlock", a_past(*acting)) == []
 
@@ -66,6 +71,7 @@ def test_evaluating_again_needs_something_done_in_between() -> None:
     assert found("evaluation_abuse", a_past(evaluation[0], a_step(2, "think"), evaluation[1])) == [3]
     assert found("evaluation_abuse", a_past(evaluation[0], edit(2, "x"), evaluation[1])) == []
     assert found("evaluation_abuse", a_past(evaluation[0], run(2), evaluation[1])) == []
+    assert found("evaluation_abuse", a_past(evaluation[0], edit(2, "x", is_error=True), evaluation[1])) == [3]
 
 
 def test_an_edit_wants_the_file_to_have_been_looked_at() -> None:
@@ -74,6 +80,10 @@ def test_an_edit_wants_the_file_to_have_been_looked_at() -> None:
     assert found("edit_without_read", a_past(opened, edit(21, "x"))) == []
     assert found("edit_without_read", a_past(opened, edit(22, "x"))) == [22]
     assert found("edit_without_read", a_past(edit(1, "x"), edit(2, "y"))) == [1]
+    printed = a_step(1, "run_command", arguments={"command": "cd src && sed -n 1,40p a.py"})
+    assert found("edit_without_read", a_past(printed, edit(2, "x"))) == []
+    other = a_step(1, "run_command", arguments={"command": "cat b.py"})
+    assert found("edit_without_read", a_past(other, edit(2, "x"))) == [2]
     created = a_step(1, "create_file", arguments={"filename": "a.py"})
     assert found("edit_without_read", a_past(created, edit(2, "x"))) == []
     assert found("edit_without_read", a_past(edit(1, "x", is_error=True))) == []

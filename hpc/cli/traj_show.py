@@ -199,6 +199,10 @@ def _strings(value: Any) -> Iterator[str]:
 
 def _story(printer: Printer, trajectory: Trajectory, chosen: set[int] | None) -> Iterator[None]:
     """Print the trajectory; yields after each record, so that a pager may stop it."""
+    from hpc.trajectories.labels import labels_path, read_labels, steps_of
+    from hpc.trajectories.records import ActionTaken
+
+    labels = steps_of(read_labels(labels_path(trajectory.path)).current())
     printer.heading(trajectory)
     yield
     shown = 0
@@ -209,6 +213,8 @@ def _story(printer: Printer, trajectory: Trajectory, chosen: set[int] | None) ->
                 printer.gap(shown + 1, number - 1)
             shown = max(shown, number)
         printer.record(record)
+        if isinstance(record, ActionTaken):
+            printer.labels(labels.get(record.step, []))
         yield
 
 

@@ -8,8 +8,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
+    from hpc.trajectories.labels import Label
     from hpc.trajectories.reader import Trajectory
     from hpc.trajectories.records import Record
 
@@ -31,6 +34,14 @@ class Printer:
         self._console = console
         self._full = full
         self._search = search
+
+    def labels(self, labels: Sequence[Label]) -> None:
+        """What labellers say of the action just printed."""
+        for label in labels:
+            who = f"{label.rule} v{label.rule_version}" if label.author_kind == "rule" else label.author
+            verdict = label.verdict.replace("suboptimal", "sub-optimal")
+            style = {"optimal": "green", "suboptimal": "red"}.get(label.verdict, "dim")
+            self._line(f"  ⚖ {verdict} ({who}): {label.reason}", style=style)
 
     def heading(self, trajectory: Trajectory) -> None:
         """Two lines that say what the trajectory is and how it ended."""

@@ -10,6 +10,7 @@ import hdf5plugin  # noqa: F401  lets h5py read zstd
 import numpy as np
 
 RECORDS = ("header", "attempts", "alerts", "guidance", "contexts", "snapshots", "outcome")
+TEXTS = ("answer", "taken", "observation", "observed")
 
 
 def read(path: Path, checked: bool = True) -> list[dict[str, Any]]:
@@ -25,8 +26,7 @@ def read(path: Path, checked: bool = True) -> list[dict[str, Any]]:
             if name != "steps":
                 parts = [arrays["text"][row["offset"] :][: row["length"]]]
             else:
-                names = ("answer", "taken", "observation", "observed")
-                parts = [arrays["text"][row[f"{part}_offset"] :][: row[f"{part}_length"]] for part in names]
+                parts = [arrays["text"][row[f"{part}_offset"] :][: row[f"{part}_length"]] for part in TEXTS]
                 parts += [arrays["tokens"][row["token_offset"] :][: row["prompt_tokens"] + row["answer_tokens"]]]
                 parts += [arrays["logprobs"][row["logprob_offset"] :][: row["logprob_length"]]]
             blank = row.copy()

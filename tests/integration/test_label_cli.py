@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +69,20 @@ def test_what_a_person_says_decides(run: RunDir) -> None:
     assert "human ada" in hpc(run, "report", "demo")
     assert "no finished step 99" in _error(run, "add", "demo/0", "99", "--verdict", "optimal", "--reason", "x")
     assert "whole run" in _error(run, "add", "demo", "1", "--verdict", "optimal", "--reason", "x")
+
+
+def test_labels_are_shown_with_the_trajectory(run: RunDir) -> None:
+    hpc(run, "add", "demo/0", "3", "--verdict", "suboptimal", "--reason", "off <the> task", "--author", "ada")
+
+    def show(*words: str) -> str:
+        done = CliRunner().invoke(cli, ["traj", "show", "demo/0", *words], env={"HPC_RUNS": str(run.root.parent)})
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    assert "sub-optimal (ada): off <the> task" in show("--steps", "3")
+    assert "sub-optimal" not in show("--steps", "4")
+    rows = re.findall(r'<script[^>]*id="rows"[^>]*>([^<]*)<', Path(show("--html").strip()).read_text())
+    assert "off <the> task" in gzip.decompress(base64.b64decode(rows[0])).decode()
 
 
 def test_looks_fine_becomes_a_label_of_the_annotator(run: RunDir) -> None:

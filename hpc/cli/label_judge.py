@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option(
     "--jobs", type=click.IntRange(min=1), metavar="N", help="Submit an array of N elements instead of asking."
 )
+@click.option("--parallel", type=click.IntRange(min=1), default=4, show_default=True, help="Questions at a time.")
 @click.option("--collect", is_flag=True, help="Ask nobody: take the answers that are there, as after --jobs.")
 @json_option
 def judge(
@@ -37,6 +38,7 @@ def judge(
     key_env: str | None,
     calls: int,
     tokens: int,
+    parallel: int,
     jobs: int | None,
     collect: bool,
     as_json: bool,
@@ -61,7 +63,9 @@ def judge(
     if not episodes:
         raise UsageError(f"run {run.name} has no trajectory yet", f"see hpc episodes status {run.name}")
     try:
-        config = ActionJudgeConfig(url=url, model=model, api_key_env=key_env, calls=calls, tokens=tokens)
+        config = ActionJudgeConfig(
+            url=url, model=model, api_key_env=key_env, calls=calls, tokens=tokens, parallel=parallel
+        )
     except ValueError as error:
         raise ConfigError(str(error), "see hpc label judge --help") from error
     if jobs is not None:

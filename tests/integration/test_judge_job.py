@@ -102,7 +102,7 @@ def test_what_could_not_be_judged_is_named_and_the_rest_is(run: RunDir, stub: St
 
 
 def test_the_command_asks_once_and_its_verdicts_become_labels(run: RunDir, stub: StubHandle) -> None:
-    words = ["label", "judge", run.name, "--url", stub.url, "--model", "stub", "--json"]
+    words = ["label", "judge", run.name, "--url", stub.url, "--model", "stub", "--parallel", "1", "--json"]
 
     def rows(*more: str) -> list[dict[str, int]]:
         done = CliRunner().invoke(cli, [*words, *more], env={"HPC_RUNS": str(run.root.parent)})

@@ -50,10 +50,17 @@ def backend() -> str:
     return "nccl" if prepare() == "cuda" else "gloo"
 
 
+_LED = frozenset(
+    (torch.Tensor.cuda, torch.Tensor.pin_memory, torch.Tensor.record_stream, torch.Tensor.type, torch.Tensor.to)
+)
+
+
 class _OnCpu(TorchFunctionMode):
     """Takes a literal "cuda" in any call of torch for the CPU."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in _LED and not (kwargs and ("device" in kwargs or "pin_memory" in kwargs)):
+            return func(*args, **kwargs) if kwargs else func(*args)  # every operation comes by here
         kwargs = dict(kwargs or {})
         if func in (torch.Tensor.cuda, torch.Tensor.pin_memory):
             return args[0]

@@ -102,6 +102,23 @@ class Chat:
             raise TemplateError("with one more turn the chat template writes the turns before it differently")
         return whole[len(without) :]
 
+    def answers_in(self, tokens: Sequence[int]) -> list[tuple[int, int]]:
+        """The assistant's turns by the template: from behind each generation prompt to the end of turn, included.
+
+        A turn that nothing ends goes to the end; a generation prompt inside a turn begins none.
+        """
+        found: list[tuple[int, int]] = []
+        generation, width, count = self.generation, len(self.generation), len(tokens)
+        at = 0
+        while at < count:
+            if tokens[at] != generation[0] or list(tokens[at : at + width]) != generation:
+                at += 1
+                continue
+            end = next((place for place in range(at + width, count) if tokens[place] in self.end_of_turn), count - 1)
+            found.append((at + width, end + 1))
+            at = end + 1
+        return found
+
     @functools.cached_property
     def generation_prompt(self) -> str:
         """The text of `generation`."""

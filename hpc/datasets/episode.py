@@ -86,6 +86,9 @@ def examples_of(
                 continue
             made.cut += 1
             short, kept = fits, [turn for turn in kept if turn.end <= len(fits.tokens)]
+        if not _answers_stand_alone(short, chat):
+            made.refused["a text in the context holds the template's words for an answer"] += 1
+            continue
         made.guidance["dropped"] += len(turns) - len(kept)
         made.guidance["kept"] += len(kept)
         gone = [turn.id for turn in turns if turn.id in dropped]
@@ -153,6 +156,13 @@ def _prove(segment: Segment, chat: Chat) -> None:
     for piece in segment.pieces:
         if segment.tokens[max(piece.start, piece.end - width) : piece.end] != chat.generation:
             raise Refused("a prompt does not end with the generation prompt", f"step {piece.step}")
+
+
+def _answers_stand_alone(segment: Segment, chat: Chat) -> bool:
+    """Whether the template's turns behind the first prompt are the engine's answers: an output that spells a
+    generation prompt is tokenised as one, and nobody could tell it from an answer again."""
+    begun = [start for start, _ in chat.answers_in(segment.tokens) if start >= segment.pieces[0].end]
+    return begun == [answer.start for answer in segment.answers]
 
 
 def _example(

@@ -29,24 +29,6 @@ def runs_of(mask: NDArray[np.uint8]) -> list[tuple[int, int]]:
     return [(int(start), int(end)) for start, end in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def answers_in(tokens: Sequence[int], chat: Chat) -> list[tuple[int, int]]:
-    """The assistant's turns by the template: from behind each generation prompt to the end of turn, included.
-
-    A turn that nothing ends goes to the end; a generation prompt inside a turn begins none.
-    """
-    found: list[tuple[int, int]] = []
-    generation, width, count = chat.generation, len(chat.generation), len(tokens)
-    at = 0
-    while at < count:
-        if tokens[at] != generation[0] or list(tokens[at : at + width]) != generation:
-            at += 1
-            continue
-        end = next((place for place in range(at + width, count) if tokens[place] in chat.end_of_turn), count - 1)
-        found.append((at + width, end + 1))
-        at = end + 1
-    return found
-
-
 def arrays(example: Example, chat: Chat) -> Iterator[Fault]:
     """Ids of this vocabulary, and tokens and mask as they were built."""
     high = int(example.tokens.max())
@@ -63,7 +45,7 @@ def spans(example: Example, chat: Chat, *, cut_off: bool) -> Iterator[Fault]:
         cut_off: answers without an end-of-turn token may be trained.
     """
     tokens = [int(token) for token in example.tokens]
-    answers = answers_in(tokens, chat)
+    answers = chat.answers_in(tokens)
     trained = runs_of(example.loss_mask)
     for start, end in trained:
         yield from _span(start, end, tokens, answers, chat, cut_off=cut_off)

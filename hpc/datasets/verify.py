@@ -19,7 +19,8 @@ from hpc.datasets import proofs
 from hpc.datasets.chat import Chat
 from hpc.datasets.conversations import CONVERSATIONS, Conversation, conversations
 from hpc.datasets.episode import digest_of
-from hpc.examples import Dataset, Example
+from hpc.examples import MANIFEST, Dataset, Example
+from hpc.examples.manifest import Manifest
 from hpc.trajectories.exchange.source import sha256_of
 from hpc.trajectories.reader import Trajectory
 
@@ -81,17 +82,20 @@ def verify(
         DatasetError: there is no whole dataset to look at.
     """
     found = Verified()
-    with Dataset(folder, split=None) as dataset:
-        manifest = dataset.manifest
-        _files(dataset, folder, found)
+    manifest = Manifest.read(folder / MANIFEST)
+    if not _files(manifest, folder, found):
+        return found
     about = manifest.about
     told = about.get("tokenizer") or {}
     if told.get("hash") != chat.sha256:
         found.add("another tokenizer or chat template", f"built with {told.get('model')}, not with {chat.folder}")
     known = _Sources(about, found) if sources else None
-    whole = _Whole(found)
-    cut_off = bool((about.get("config") or {}).get("train_cut_off"))
-    for split in sorted({shard.split for shard in manifest.shards}):
+    config = about.get("config") or {}
+    whole = _Whole(found, duplicates=config.get("deduplicate") is False)
+    cut_off = bool(config.get("train_cut_off"))
+    splits = sorted({shard.split for shard in manifest.shards})
+    for split in splits:
+        trained = 0
         with Dataset(folder, split=split) as dataset:
             for example, said in zip_longest(_examples(dataset, found), _said(folder, split, found)):
                 if example is None:
@@ -100,6 +104,7 @@ def verify(
                 found.examples += 1
                 found.tokens += len(example.tokens)
                 found.trained_tokens += example.trained
+                trained += example.trained
                 found.trained_answers += len(example.meta.get("spans", []))
                 whole.take(example, split)
                 found.add_all(example, proofs.arrays(example, chat))
@@ -111,6 +116,11 @@ def verify(
                 if known is not None:
                     known.compare(example, chat)
                 on_example(example)
+        if trained != sum(shard.trained_tokens for shard in manifest.shards if shard.split == split):
+            found.add("the manifest counts other trained tokens", f"{trained} in {split}")
+    for other in _said(folder, None, found):
+        if other.split not in splits:
+            found.add("a conversation without its example", f"{other.id}, of the split {other.split}")
     whole.finish()
     if known is not None:
         known.close()
@@ -120,8 +130,9 @@ def verify(
 class _Whole:
     """What must hold between examples."""
 
-    def __init__(self, found: Verified) -> None:
+    def __init__(self, found: Verified, *, duplicates: bool) -> None:
         self._found = found
+        self._duplicates = duplicates  # the arm keeps them: equal rollouts of several episodes each count
         self._digests: dict[str, str] = {}
         self._steps: dict[tuple[str, int], str] = {}
         self._tasks: dict[str, set[str]] = {}
@@ -129,7 +140,7 @@ class _Whole:
     def take(self, example: Example, split: str) -> None:
         meta = example.meta
         digest = digest_of(example.tokens, example.loss_mask)
-        if (twin := self._digests.setdefault(digest, example.id)) is not example.id:
+        if not self._duplicates and (twin := self._digests.setdefault(digest, example.id)) is not example.id:
             self._found.add("an example is there twice", f"as {twin}", example.id)
         for _, _, step in meta.get("spans", []):
             key = (str(meta.get("episode_id")), int(step))
@@ -192,15 +203,33 @@ class _Sources:
         return ""
 
 
-def _files(dataset: Dataset, folder: Path, found: Verified) -> None:
-    try:
-        dataset.check_files()
-    except DatasetError as error:
-        found.add("a shard is not the file that was built", error.message)
-    told = dataset.manifest.about.get("conversations") or {}
+def _files(manifest: Manifest, folder: Path, found: Verified) -> bool:
+    """Look at the files as bytes; whether the shards can be read at all."""
+    if manifest.content != Manifest.content_of(manifest.shards):
+        found.add("the shards are not those that were built", "their hashes do not give the manifest's content")
+    readable = bool(manifest.shards)
+    if not readable:
+        found.add("the manifest names no shard", str(folder))
+    for split in sorted({shard.split for shard in manifest.shards}):
+        try:
+            with Dataset(folder, split=split) as dataset:
+                dataset.check_files()
+        except (DatasetError, OSError) as error:
+            found.add("a shard is not the file that was built", str(error))
+            readable = readable and not _unreadable(folder, split)
+    told = manifest.about.get("conversations") or {}
     path = folder / CONVERSATIONS
     if not path.is_file() or sha256_of(path) != told.get("sha256"):
         found.add("the conversations are not the file that was built", str(path))
+    return readable
+
+
+def _unreadable(folder: Path, split: str) -> bool:
+    try:
+        Dataset(folder, split=split).close()
+    except DatasetError:
+        return True
+    return False
 
 
 def _examples(dataset: Dataset, found: Verified) -> Iterator[Example]:
@@ -214,8 +243,8 @@ def _examples(dataset: Dataset, found: Verified) -> Iterator[Example]:
             yield example
 
 
-def _said(folder: Path, split: str, found: Verified) -> Iterator[Conversation]:
+def _said(folder: Path, split: str | None, found: Verified) -> Iterator[Conversation]:
     try:
-        yield from (said for said in conversations(folder) if said.split == split)
+        yield from (said for said in conversations(folder) if split in (None, said.split))
     except DatasetError as error:
         found.add("the conversations cannot be read", error.message)

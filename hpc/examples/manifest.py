@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     about: dict[str, Any] = {}
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
+
+    @staticmethod
+    def content_of(shards: list[ShardEntry]) -> str:
+        """What `content` is for these shards."""
+        lines = "".join(f"{entry.split} {entry.sha256}\n" for entry in shards)
+        return hashlib.sha256(lines.encode()).hexdigest()
 
     def write(self, path: Path) -> None:
         files.write_bytes(path, msgspec.json.format(msgspec.json.encode(self), indent=2))

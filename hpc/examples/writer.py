@@ -93,11 +93,8 @@ class DatasetWriter:
             raise DatasetError(f"cannot write {self.folder}: {error}", "free space") from error
         self._open = {}
         self._closed.sort(key=lambda entry: entry.file)
-        digest = hashlib.sha256()
-        for entry in self._closed:
-            digest.update(f"{entry.split} {entry.sha256}\n".encode())
         self.manifest = Manifest(
-            shards=self._closed, content=digest.hexdigest(), created_at=time.time(), about=self.about
+            shards=self._closed, content=Manifest.content_of(self._closed), created_at=time.time(), about=self.about
         )
         self.manifest.write(self.folder / "manifest.json")
 

@@ -52,8 +52,13 @@ def train(run: RunDir, config: TrainRunConfig, place: Place, *, stopping: Callab
     return outcome
 
 
-def export_weights(config: TrainRunConfig, checkpoint: Checkpoint, target: Path, *, run: str) -> None:
+def export_weights(
+    config: TrainRunConfig, checkpoint: Checkpoint, target: Path, *, run: str, dtype: str | None = None
+) -> None:
     """Write a checkpoint as Hugging Face weights; one process is enough, whatever the layout was.
+
+    Args:
+        dtype: precision of the tensors (float32, bfloat16 or float16); None: the source's.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
@@ -73,7 +78,7 @@ def export_weights(config: TrainRunConfig, checkpoint: Checkpoint, target: Path,
                 raise CheckpointError(
                     f"cannot read {checkpoint.folder}: {' '.join(str(error).split())[:300]}", "export another one"
                 ) from error
-            export_hf(chunks, shape, source, target, about={"run": run, "step": checkpoint.step})
+            export_hf(chunks, shape, source, target, about={"run": run, "step": checkpoint.step}, dtype=dtype)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpc.cli.output import emit_json, emit_table, find_run, json_option, runs_option
-from hpc.cli.plan import print_plan
+from hpc.cli.plan import print_plan, tell_launch
 from hpc.cli.train_rounds import lead, rounds_command
 
 if TYPE_CHECKING:
@@ -87,11 +87,7 @@ def _launch(wanted: Sequence[str], overrides: Sequence[str], *, dry_run: bool, w
     if dry_run:
         print_plan(launch, as_json)
         return
-    if as_json:
-        emit_json(launch.summary())
-    else:
-        for line in launch.describe():
-            click.echo(line, err=True)
+    tell_launch(launch, as_json)
     if watch:
         _watch(launch.run)
     elif not as_json:

@@ -213,6 +213,7 @@ def _check(config: TrainRunConfig, world: int) -> None:
         )
     shape = read_shape(Path(config.model.path))
     check(config.layout, shape, world)
+    _check_optimizer(config)
     if config.train.packing and config.layout.context > 1:
         raise ConfigError(
             f"packed rows cannot be shared by layout.context={config.layout.context} ranks",
@@ -227,6 +228,24 @@ def _check(config: TrainRunConfig, world: int) -> None:
                 _check_start(config, config.train.start_from, data, experts=bool(shape.experts))
     if config.train.warm_start is not None:
         _check_start(config, config.train.warm_start, None, experts=bool(shape.experts))
+
+
+def _check_optimizer(config: TrainRunConfig) -> None:
+    """Muon works on whole matrices, in an optimizer of their own."""
+    if config.train.optimizer.kind != "muon":
+        return
+    layout = config.layout
+    for key, value, wanted in (
+        ("tensor", layout.tensor, 1),
+        ("expert", layout.expert, 1),
+        ("expert_tensor", layout.experts_tensor, 1),
+        ("distributed_optimizer", layout.distributed_optimizer, False),
+    ):
+        if value != wanted:
+            raise ConfigError(
+                f"train.optimizer.kind=muon needs whole matrices on each rank, layout.{key} is {str(value).lower()}",
+                f"set layout.{key}={str(wanted).lower()}, or train.optimizer.kind=adamw",
+            )
 
 
 def _check_start(config: TrainRunConfig, reference: str, data: dict[str, Any] | None, *, experts: bool) -> None:

@@ -19,8 +19,10 @@ def _positive(config: Config, *names: str) -> None:
 
 
 class OptimizerConfig(Config):
-    """AdamW and its learning rate."""
+    """The optimizer and its learning rate."""
 
+    kind: Literal["adamw", "muon"] = "adamw"
+    """muon: the matrices of hidden layers by Muon, the rest by AdamW; each rank must have whole matrices."""
     lr: float = 1e-5
     """Highest learning rate, reached at the end of the warm-up."""
     min_lr: float = 1e-6

@@ -20,6 +20,7 @@ from megatron.core.transformer.module import Float16Module
 from hpc.config.train import TrainConfig
 from hpc.training.batches import Batch, default_device
 from hpc.training.guard import Verdict
+from hpc.training.muon import use_muon
 
 Judge = Callable[[float, int, float], Verdict]
 """(mean loss, trained tokens, norm of the gradient) -> what to do with the step."""
@@ -87,6 +88,8 @@ class Engine:
         for group in self.optimizer.param_groups:
             if "fused" in group:  # torch's own AdamW: one pass over each tensor, 5 % of a step on the CPU
                 group.update(fused=True, foreach=False)
+        if wanted.kind == "muon":
+            use_muon(self.optimizer, self.modules)
         for chunk in chunks:
             chunk.config.finalize_model_grads_func = finalize_model_grads
             chunk.config.grad_scale_func = self.optimizer.scale_loss

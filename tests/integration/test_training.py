@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from hpc.config import compose, config_hash, to_builtins
 from hpc.core.locate import data_dir
@@ -141,6 +142,26 @@ def test_two_ranks_teach_the_same_and_go_on_exactly_too(nursery: Nursery, make: 
     assert curve(killed) == curve(pair)
 
 
+def test_muon_goes_on_exactly_and_teaches_alike_on_two_ranks(nursery: Nursery, make: Make, whole: RunDir) -> None:
+    alone, killed, pair = (make(name, "train.optimizer.kind=muon") for name in ("alone", "killed", "pair"))
+    assert nursery.train(alone.root) == [0], log_of(alone)
+    killed_often(nursery, killed, random.Random(2))
+    assert curve(killed) == curve(alone)
+    assert nursery.train(pair.root, world=2) == [0, 0], log_of(pair)
+    np.testing.assert_allclose(np.array(curve(alone))[:, 2], np.array(curve(pair))[:, 2], rtol=1e-4)
+    assert curve(alone)[0] == curve(whole)[0] and curve(alone)[-1] != curve(whole)[-1]
+
+
+def test_a_warm_start_takes_weights_and_optimizer_to_the_first_row(nursery: Nursery, make: Make, whole: RunDir) -> None:
+    second = make("second", f"train.warm_start={whole.root}", "train.steps=2")
+    assert nursery.train(second.root) == [0], log_of(second)
+    first, last = curve(whole)[0], curve(second)[-1]
+    assert curve(second)[0][:2] == (1, 0) and last[0] == 2
+    assert curve(second)[0][2] < first[2]  # the same rows, now known better
+    common = torch.load(shelf_of(second).find().folder / "state" / "common.pt", weights_only=False)
+    assert int(common["optimizer"]["state"]["common_step"]) == STEPS + 2
+
+
 def test_told_to_go_it_saves_leaves_and_goes_on_in_other_layouts(nursery: Nursery, make: Make, whole: RunDir) -> None:
     stopped = make("stopped", "train.checkpoints.every=100")
     pids = nursery.start(stopped.root)
@@ -216,7 +237,6 @@ def test_grpo_starts_where_the_engine_is_and_follows_the_advantages(
     nursery: Nursery, make: Make, tmp_path: Path
 ) -> None:
     """Rollouts that transformers says it sampled: ratio 1 at first; then good ones gain and bad ones lose."""
-    import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)

@@ -70,7 +70,7 @@ def provenance_of(run: RunDir, runs_root: Path) -> Provenance:
     datasets: list[str] = []
     trained: set[Key] = set()
     unknown: list[str] = []
-    for folder, content, problem in _descent(Path(model), runs_root):
+    for folder, content, problem in dict.fromkeys(_descent(Path(model), runs_root)):
         if not problem:
             episodes, problem = _episodes(Path(folder), content)
             trained |= episodes
@@ -138,7 +138,7 @@ def _descent(weights: Path, runs_root: Path) -> Iterator[_Trained]:
             problem = f"the marker of {each} names no dataset, and its training {name!r} is not under {runs_root}"
             yield _named(known["folder"], problem, known.get("content"))
             before = {**{key: train[key] for key in _BEFORE if key in train}, **marker}
-        todo += [RunDir(Path(str(before[key]).partition("@")[0])) for key in _BEFORE if before.get(key)]
+        todo += [_run_named(str(before[key])) for key in _BEFORE if before.get(key)]
         if before.get("from"):
             todo.append(Path(str(before["from"])))
 
@@ -153,6 +153,13 @@ def _runs(weights: Path, name: str, runs_root: Path) -> Iterable[RunDir]:
         return []
     around = [RunDir(parent) for parent in weights.absolute().parents[1:2] if parent.name == name]
     return [*around, RunDir(runs_root / name)]
+
+
+def _run_named(reference: str) -> RunDir:
+    """The run that FOLDER or FOLDER@STEP names."""
+    folder, _, _ = reference.rpartition("@")
+    whole = RunDir(Path(reference))
+    return whole if not folder or whole.config.is_file() else RunDir(Path(folder))
 
 
 def _model(run: RunDir) -> str:

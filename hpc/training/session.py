@@ -54,8 +54,13 @@ def train(run: RunDir, config: TrainRunConfig, place: Place, *, stopping: Callab
     return outcome
 
 
-def export_weights(config: TrainRunConfig, checkpoint: Checkpoint, target: Path, *, run: str) -> None:
+def export_weights(
+    config: TrainRunConfig, checkpoint: Checkpoint, target: Path, *, run: str, dtype: str | None = None
+) -> None:
     """Write a checkpoint as Hugging Face weights; one process is enough, whatever the layout was.
+
+    Args:
+        dtype: precision of the tensors (float32, bfloat16 or float16); None: the source's.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
@@ -76,8 +81,8 @@ def export_weights(config: TrainRunConfig, checkpoint: Checkpoint, target: Path,
                     f"cannot read {checkpoint.folder}: {' '.join(str(error).split())[:300]}", "export another one"
                 ) from error
             about = {"run": run, "step": checkpoint.step, "dataset": _dataset_of(config)}
-            about["start_from"] = config.train.start_from
-            export_hf(chunks, shape, source, target, about=about)
+            about |= {"start_from": config.train.start_from, "warm_start": config.train.warm_start}
+            export_hf(chunks, shape, source, target, about=about, dtype=dtype)
 
 
 def _dataset_of(config: TrainRunConfig) -> dict[str, str | None]:

@@ -74,7 +74,7 @@ def test_from_a_dataset_to_weights_that_transformers_loads(overrides: list[str],
     marker = json.loads((target / "STABLE").read_text())
     data = Path(marker["dataset"]["folder"])
     assert marker["dataset"]["content"] == Manifest.read(data / "manifest.json").content
-    assert (marker["run"], marker["step"], marker["start_from"]) == ("taught", 2, None)
+    assert (marker["run"], marker["step"]) == ("taught", 2) and marker["start_from"] is None is marker["warm_start"]
     import torch
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM

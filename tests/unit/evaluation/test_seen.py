@@ -76,6 +76,22 @@ def test_all_trainings_behind_the_weights_count(tmp_path: Path) -> None:
     assert {key.task for key in known.trained} == {"one", "two", "three"} and known.unknown == []
 
 
+def test_every_round_behind_the_weights_counts(tmp_path: Path) -> None:
+    """Updates that each began with the checkpoint of the one before; one dataset served several of them."""
+    before: Path | None = None
+    for number in range(1, 13):
+        data = tmp_path / "data"
+        if number in (1, 6, 12):
+            data = dataset(tmp_path / f"data-{number}", [(f"t{number}", 0)])
+        elif number == 2:
+            dataset(data, [("every round", 0)])
+        before = training(tmp_path / "runs", f"rl-{number:04d}", data, warm_start=before and str(before)).root
+    model = weights(tmp_path / "m", run="rl-0012", **{"from": "base"})
+    known = provenance_of(evaluated(tmp_path, model), tmp_path / "runs")
+    assert {key.task for key in known.trained} == {"t1", "t6", "t12", "every round"}
+    assert len(known.datasets) == 4 and known.unknown == []
+
+
 def test_weights_that_descend_from_themselves_end(tmp_path: Path) -> None:
     data = dataset(tmp_path / "data", [("t", 0)])
     model = weights(tmp_path / "m", dataset={"folder": str(data)}, **{"from": str(tmp_path / "m")})

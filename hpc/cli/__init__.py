@@ -18,6 +18,7 @@ NOUNS: dict[str, tuple[str, str]] = {
     "doctor": ("hpc.cli.doctor:doctor", "Check this machine and cluster; say how to mend what is wrong."),
     "drift": ("hpc.cli.drift:drift", "Measure drift detectors on stored trajectories; choose their limits."),
     "episodes": ("hpc.cli.episodes:episodes", "Submit agent episodes and follow them."),
+    "eval": ("hpc.cli.eval:evaluation", "Figures of evaluated runs, compared in pairs; gates."),
     "inbox": ("hpc.cli.inbox:inbox", "Read alerts and answer them from this terminal."),
     "label": ("hpc.cli.label:label", "Label actions by rules, a judge and people; compare the labellers."),
     "router": ("hpc.cli.router:router", "Start, watch and stop a run's guidance router."),

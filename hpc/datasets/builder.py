@@ -120,9 +120,12 @@ def build(
                 with Trajectory.open(path) as trajectory:
                     numbered = _numbered(add, len(used))
                     count = _take(trajectory, config, chat, decide, report, seen, numbered, advantages)
+                    header = trajectory.header
                 if count:
                     report.episodes_used += 1
-                    used.append({"file": str(path), "sha256": sha256_of(path), "examples": count})
+                    # by these an evaluation knows what was trained, also where the file is gone
+                    played = {"family": header.task_family, "task": header.task_id, "seed": header.seed}
+                    used.append({"file": str(path), "sha256": sha256_of(path), "examples": count, **played})
             except TrajectoryError as error:
                 report.failed[str(path)] = str(error)
             on_source(report)

@@ -14,7 +14,9 @@ from megatron.core import dist_checkpointing, parallel_state
 
 from hpc.config.layout import LayoutConfig
 from hpc.config.train import TrainRunConfig
-from hpc.core.errors import CheckpointError, ConfigError
+from hpc.core.errors import CheckpointError, ConfigError, DatasetError
+from hpc.examples import MANIFEST
+from hpc.examples.manifest import Manifest
 from hpc.rundir import RunDir
 from hpc.training.checkpoints import METADATA
 from hpc.training.convert import load_hf
@@ -78,7 +80,18 @@ def export_weights(
                 raise CheckpointError(
                     f"cannot read {checkpoint.folder}: {' '.join(str(error).split())[:300]}", "export another one"
                 ) from error
-            export_hf(chunks, shape, source, target, about={"run": run, "step": checkpoint.step}, dtype=dtype)
+            about = {"run": run, "step": checkpoint.step, "dataset": _dataset_of(config)}
+            about |= {"start_from": config.train.start_from, "warm_start": config.train.warm_start}
+            export_hf(chunks, shape, source, target, about=about, dtype=dtype)
+
+
+def _dataset_of(config: TrainRunConfig) -> dict[str, str | None]:
+    """What was trained on, for whoever evaluates the weights; ``content`` is None where it is gone by now."""
+    try:
+        content = Manifest.read(Path(config.train.dataset) / MANIFEST).content
+    except DatasetError:
+        content = None
+    return {"folder": config.train.dataset, "content": content}
 
 
 @contextmanager

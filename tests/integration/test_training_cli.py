@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from hpc.cli import cli
 from hpc.core.errors import HpcError
+from hpc.examples import Manifest
 from tests.integration.test_training import dataset  # noqa: F401  a fixture
 
 pytestmark = [pytest.mark.xdist_group("training-cli")]
@@ -70,6 +71,10 @@ def test_from_a_dataset_to_weights_that_transformers_loads(overrides: list[str],
     assert not target.exists()
     exported = read("checkpoint", "export", "taught@2", runs, f"--to={target}")
     assert (exported["step"], exported["export"]) == (2, str(target))
+    marker = json.loads((target / "STABLE").read_text())
+    data = Path(marker["dataset"]["folder"])
+    assert marker["dataset"]["content"] == Manifest.read(data / "manifest.json").content
+    assert (marker["run"], marker["step"]) == ("taught", 2) and marker["start_from"] is None is marker["warm_start"]
     import torch
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM

@@ -12,7 +12,20 @@ from click.testing import CliRunner
 
 from hpc.cli import NOUNS, cli
 
-HEAVY = ["torch", "hydra", "omegaconf", "h5py", "submitit", "numpy", "zmq", "rich", "msgspec", "httpx", "jinja2"]
+HEAVY = [
+    "torch",
+    "hydra",
+    "omegaconf",
+    "h5py",
+    "submitit",
+    "numpy",
+    "scipy",
+    "zmq",
+    "rich",
+    "msgspec",
+    "httpx",
+    "jinja2",
+]
 """Packages that only the command which needs them may load."""
 
 LOADED = """
@@ -35,7 +48,7 @@ def run(arguments: list[str], prelude: str = "") -> tuple[int, set[str]]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["episodes", "--help"], ["no-such-noun"]], ids=" ".join
+    "arguments", [["--help"], ["--version"], ["episodes", "--help"], ["eval", "--help"], ["no-such-noun"]], ids=" ".join
 )
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     if arguments[0] in NOUNS:

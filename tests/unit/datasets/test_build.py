@@ -231,6 +231,7 @@ def test_the_manifest_says_how_it_was_made(tmp_path: Path) -> None:
     assert about["arm"] == "test" and about["policy"] == "strict 2" and about["tokenizer"]["hash"] == chat().sha256
     assert about["config"]["guidance"] == "keep" and about["counts"]["trained_answers"] == 3
     assert about["sources"][0]["file"] == str(paths[0]) and len(about["sources"][0]["sha256"]) == 64
+    assert [about["sources"][0][name] for name in ("family", "task", "seed")] == ["minilab", "lab-0", 1]
 
 
 def test_messages_lie_beside_the_tokens(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from hpc.cli.eval_runs import (
     tell,
     tell_seen,
 )
+from hpc.cli.eval_submit import submit_command
 from hpc.cli.output import emit_json, emit_table, json_option, runs_option
 
 if TYPE_CHECKING:
@@ -61,6 +62,9 @@ def evaluation(ctx: click.Context, runs_root: Path) -> None:
         _print([_summary(found.arms[0], options, ())], [], grouped=False)
         tell(found, options)
         tell_seen(found.seen, options)
+
+
+evaluation.add_command(submit_command)
 
 
 @evaluation.command()

@@ -171,6 +171,7 @@ def test_the_list_names_every_option() -> None:
         "dataset",
         "drift",
         "episodes",
+        "eval",
         "grpo",
         "router",
         "server",

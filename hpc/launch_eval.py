@@ -7,12 +7,14 @@ a model's server ends with its last episode, and everything that reads runs read
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from hpc import slurm
 from hpc.config.annotators import AnnotatorsConfig
 from hpc.config.drift import DriftConfig
 from hpc.config.episodes import EpisodesConfig, EpisodesRunConfig
@@ -20,12 +22,13 @@ from hpc.config.evaluate import EvaluateRunConfig
 from hpc.config.model import ModelConfig
 from hpc.core.errors import ConfigError, UsageError
 from hpc.launch import Launch, launch_episodes
-from hpc.launch_train import Found, export_checkpoint, training_config
+from hpc.launch_train import TRAIN, Found, export_checkpoint, training_config
 from hpc.rundir import RunDir
 from hpc.serving.preflight import resolve_model
 from hpc.training.shelf import parse_reference, shelf_of
 
 ALL = "all"
+WATCH_SECONDS = 2.0
 URL = re.compile(r"https?://")
 
 
@@ -108,6 +111,46 @@ def launch_evaluation(
                 export_checkpoint(found, Path(subject.weights))
         launches.append(launch_episodes(episodes_config(config, subject), overrides=overrides, dry_run=dry_run))
     return launches
+
+
+def watch_training(
+    config: EvaluateRunConfig, run: RunDir, *, servers: int, overrides: Sequence[str] = ()
+) -> Iterator[tuple[str, Subject]]:
+    """Evaluate each checkpoint of a training once it is whole, until the training is over and all are evaluated.
+    Gives ("launched", checkpoint) and ("over", checkpoint) as it happens. May be left and repeated at any time.
+
+    Args:
+        servers: so many evaluations are at work at most, each with a server of its own.
+
+    Raises:
+        UsageError: it is no training.
+        HpcError: as `launch_evaluation`.
+    """
+    training_config(run)
+    _require_held_out(config)
+    told: set[str] = set()
+    while True:
+        states = slurm.states(run, TRAIN)
+        training = any(state.state in slurm.LIVE or state.state == "UNKNOWN" for state in states)
+        subjects = _checkpoints(f"{run.root}@{ALL}", run.root) if shelf_of(run).stable() else []
+        waiting: list[Subject] = []
+        at_work = 0
+        for subject in subjects:
+            evaluated = RunDir(Path(config.eval.root) / f"{config.eval.name}-{subject.label}")
+            if evaluated.done.exists():
+                if subject.label not in told:
+                    told.add(subject.label)
+                    yield "over", subject
+            elif evaluated.config.exists():
+                at_work += 1
+            else:
+                waiting.append(subject)
+        for subject in waiting[: max(0, servers - at_work)]:
+            launch_evaluation(config, [subject], overrides=overrides)
+            yield "launched", subject
+        if not training and not waiting and not at_work:
+            return
+        time.sleep(WATCH_SECONDS)
 
 
 def _require_held_out(config: EvaluateRunConfig) -> None:

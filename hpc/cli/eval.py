@@ -20,7 +20,7 @@ from hpc.cli.eval_runs import (
     tell,
     tell_seen,
 )
-from hpc.cli.eval_submit import submit_command
+from hpc.cli.eval_submit import submit_command, watch_command
 from hpc.cli.output import emit_json, emit_table, json_option, runs_option
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def evaluation(ctx: click.Context, runs_root: Path) -> None:
 
 
 evaluation.add_command(submit_command)
+evaluation.add_command(watch_command)
 
 
 @evaluation.command()

@@ -6,8 +6,36 @@ from pathlib import Path
 
 import click
 
-from hpc.cli.output import emit_json, json_option, runs_option
+from hpc.cli.output import emit_json, find_run, json_option, runs_option
 from hpc.cli.plan import print_plan
+
+
+@click.command("watch")
+@click.argument("run_name", metavar="RUN")
+@click.argument("overrides", nargs=-1)
+@runs_option
+@click.option(
+    "--servers", type=click.IntRange(min=1), default=1, show_default=True, help="Checkpoints evaluated at a time."
+)
+def watch_command(run_name: str, overrides: tuple[str, ...], runs_root: Path, servers: int) -> None:
+    """Follow the training RUN and evaluate each of its checkpoints once it is whole.
+
+    Ends when the training is over and every checkpoint is evaluated; may be interrupted and repeated. A checkpoint
+    that training removes before its turn (train.checkpoints.keep) is not evaluated.
+
+    Example: hpc eval watch guided eval.name=curve eval.tasks=10 eval.seeds=2
+    """
+    from hpc.config import compose
+    from hpc.launch_eval import watch_training
+
+    config = compose("eval", [f"eval.root={runs_root}", *overrides])
+    run = find_run(run_name, runs_root)
+    names: list[str] = []
+    for what, subject in watch_training(config, run, servers=servers, overrides=overrides):
+        name = f"{config.eval.name}-{subject.label}"
+        click.echo(f"{what}: {name}", err=True)
+        names += [name] if what == "over" else []
+    click.echo(f"next: hpc eval table {' '.join(names)}", err=True)
 
 
 @click.command("submit")

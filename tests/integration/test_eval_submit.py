@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from hpc.cli import cli
 from hpc.core.errors import HpcError
 from hpc.rundir import RunDir
+from tests.integration.test_training import dataset  # noqa: F401  a fixture
 from tests.integration.whole_job import until
 
 STUB = Path(__file__).with_name("minilab_stub.py")
@@ -78,3 +79,21 @@ def test_what_cannot_be_evaluated_is_refused_with_the_way_out(tmp_path: Path, ov
     assert "eval.name is empty" in refusal(one, *overrides, "eval.name=''", runs)
     assert "no model to evaluate" in refusal(*overrides, runs)
     assert not (tmp_path / "runs").exists()
+
+
+def test_each_checkpoint_of_a_training_is_evaluated_once_it_is_whole(
+    tmp_path: Path,
+    overrides: list[str],
+    dataset: Path,  # noqa: F811
+) -> None:
+    runs = tmp_path / "runs"
+    words = ["train=tiny", "cluster=local", "run.name=taught", f"run.root={runs}", f"train.dataset={dataset}"]
+    words += ["train.seq_length=128", "train.global_batch=4", "train.steps=4", "train.checkpoints.every=2"]
+    assert CliRunner().invoke(cli, ["train", "sft", *words]).exit_code == 0
+    watched = hpc("watch", "taught", *overrides, "eval.tasks=1", "eval.seeds=1", f"--runs={runs}")
+    assert watched.exit_code == 0, watched.output
+    names = [f"first-taught-{step}" for step in (2, 4)]
+    assert [line for line in watched.stderr.splitlines() if line.startswith("over: ")] == [f"over: {n}" for n in names]
+    assert all(RunDir(runs / name).result(0).exists() for name in names)
+    table = hpc("table", *names, f"--runs={runs}", "--format", "json")
+    assert table.exit_code == 0 and "step 4 of taught" in table.output

@@ -182,7 +182,7 @@ class Workspace:
 
     def react(self, channel: Channel, message: Message, user: str, name: str) -> None:
         """A reaction, and its event."""
-        if not re.fullmatch(r"[a-z0-9_+\-']{1,100}", name):
+        if not re.fullmatch(r"[a-z0-9_+\-']{1,100}(::skin-tone-[2-6])?", name):
             raise Refused("invalid_name")
         reactions = message.setdefault("reactions", [])
         found = next((one for one in reactions if one["name"] == name), None)

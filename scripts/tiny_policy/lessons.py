@@ -66,8 +66,8 @@ def taught_at(example: Example, rng: random.Random) -> np.ndarray[Any, np.dtype[
     weights = np.array(example.weights)
     mask = (weights > 0).astype(np.uint8)
     if (weights >= OPTION_WEIGHT).any():
-        starts = np.flatnonzero(np.diff(mask, prepend=0) == 1)
-        ends = np.flatnonzero(np.diff(mask, append=0) == 255) + 1
+        edges = np.diff(mask.astype(np.int8), prepend=0, append=0)
+        starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
         for start, end in zip(starts, ends, strict=True):
             if rng.random() > 1 / OPTION_WEIGHT:
                 mask[start:end] &= weights[start:end] >= OPTION_WEIGHT

@@ -152,6 +152,19 @@ async def test_the_first_claim_wins_and_everybody_sees_it(tmp_path: Path) -> Non
         assert at.desk.alerts() == []
 
 
+async def test_a_thumb_up_says_that_nothing_is_wrong(tmp_path: Path) -> None:
+    async with office(tmp_path) as at:
+        at.desk.record([raised()])
+        await at.quiet()
+        shown = (await at.message())["ts"]
+        await at.server.ctl("react", user="eve", ts=shown, name="+1")
+        await at.server.ctl("react", user="bob", ts=shown, name="+1::skin-tone-3")
+        await at.shows("false alarm by <@U0BOB>")
+        await at.server.ctl("unreact", user="bob", ts=shown, name="+1::skin-tone-3")
+        await at.quiet()
+        assert at.desk.alerts() == []
+
+
 async def test_somebody_elses_claim_is_told_and_does_not_lock(tmp_path: Path) -> None:
     async with office(tmp_path) as at:
         at.desk.record([raised()])

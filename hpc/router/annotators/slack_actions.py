@@ -31,6 +31,7 @@ After = Callable[[], Coroutine[Any, Any, None]]
 Kind = Literal["knowledge", "strategy", "correction"]
 
 CLAIM_REACTION = "eyes"
+FINE_REACTION = "+1"
 """Put on an alert it claims it, taken off again it releases it."""
 
 _STRANGER = "Only this run's annotators can do that."
@@ -77,19 +78,24 @@ class Actions:
         return self._pressed(payload, payload["actions"][0], user)
 
     async def take_reaction(self, event: dict[str, Any]) -> None:
-        """Claim an alert, or release it, by an emoji on its message.
+        """Claim an alert (👀), release it, or find nothing wrong (👍) by an emoji on its message.
 
         Raises:
             Postponed: do not acknowledge; Slack shall send the event again.
         """
         user, item = str(event.get("user", "")), event.get("item") or {}
-        if event.get("reaction") != CLAIM_REACTION or not await self._allow.allows(user):
+        emoji = str(event.get("reaction", "")).partition("::")[0]  # without the tone of the skin
+        if emoji not in (CLAIM_REACTION, FINE_REACTION) or not await self._allow.allows(user):
             return
         name = reference(str(item.get("channel", "")), str(item.get("ts", "")))
         card = next((card for card in self._desk.alerts() if card.reference == name), None)
         if card is None:
             return
-        if event.get("type") == "reaction_removed":
+        taken_off = event.get("type") == "reaction_removed"
+        if emoji == FINE_REACTION:
+            if not taken_off:  # as with the button, what is closed stays closed
+                self._desk.resolve(card.alert, user, "false_alarm")
+        elif taken_off:
             self._desk.release(card.alert, user)
         else:
             log.info("claim of %s on %s: %s", user, card.alert, self._desk.claim(card.alert, user).result)

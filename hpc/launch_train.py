@@ -164,8 +164,11 @@ def find_checkpoint(reference: str, root: Path) -> Found:
     return Found(run, shelf_of(run).find(which))
 
 
-def export_checkpoint(found: Found, target: Path) -> None:
+def export_checkpoint(found: Found, target: Path, *, dtype: str | None = None) -> None:
     """Write a checkpoint as Hugging Face weights, in a process of its own; the folder appears when it is whole.
+
+    Args:
+        dtype: precision of the tensors, such as float32; None: what the model had that training began from.
 
     Raises:
         UsageError: the folder is there already.
@@ -174,6 +177,7 @@ def export_checkpoint(found: Found, target: Path) -> None:
     if target.exists():
         raise UsageError(f"{target} is there already", "name another folder with --to, or remove it")
     words = [sys.executable, "-P", "-m", "jobs.export", str(found.run.root), str(found.checkpoint.step), str(target)]
+    words += ["--dtype", dtype] if dtype is not None else []
     done = subprocess.run(words, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     if done.returncode != 0:
         said = [line for line in done.stderr.splitlines() if line.strip()]
@@ -186,9 +190,10 @@ def _settled(config: TrainRunConfig, name: str) -> TrainRunConfig:
     train: dict[str, Any] = {}
     if config.train.dataset:
         train["dataset"] = str(Path(config.train.dataset).expanduser().absolute())
-    if config.train.start_from is not None:
-        folder, which = parse_reference(config.train.start_from)
-        train["start_from"] = str(Path(folder).expanduser().absolute()) + (f"@{which}" if which else "")
+    for key in ("start_from", "warm_start"):
+        if (reference := getattr(config.train, key)) is not None:
+            folder, which = parse_reference(reference)
+            train[key] = str(Path(folder).expanduser().absolute()) + (f"@{which}" if which else "")
     return msgspec.structs.replace(
         config,
         run=msgspec.structs.replace(config.run, name=name),
@@ -226,12 +231,16 @@ def _check(config: TrainRunConfig, world: int) -> None:
             require_tokenizer(dataset, Path(config.model.tokenizer or config.model.path))
             take_in(dataset, config.train)
             if config.train.start_from is not None and split == config.train.split:
-                _check_start(config, config.train.start_from, dataset, experts=bool(shape.experts))
+                data = fingerprint(config.train, dataset)
+                _check_start(config, config.train.start_from, data, experts=bool(shape.experts))
+    if config.train.warm_start is not None:
+        _check_start(config, config.train.warm_start, None, experts=bool(shape.experts))
 
 
-def _check_start(config: TrainRunConfig, reference: str, dataset: Dataset, *, experts: bool) -> None:
-    """The checkpoint of another run can be gone on from, with this data and in this layout."""
+def _check_start(config: TrainRunConfig, reference: str, data: dict[str, Any] | None, *, experts: bool) -> None:
+    """The checkpoint of another run can be taken in this layout, and with ``data`` be gone on from."""
     checkpoint = find_checkpoint(reference, Path()).checkpoint
-    require_same_data(fingerprint(config.train, dataset), checkpoint.data, checkpoint.folder)
+    if data is not None:
+        require_same_data(data, checkpoint.data, checkpoint.folder)
     refuse_broken_moves(checkpoint.layout, to_builtins(config.layout), experts=experts)
     refuse_other_adapters(checkpoint, describe_adapters(config.lora))

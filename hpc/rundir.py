@@ -19,6 +19,7 @@
       meetings/<start>.json  where the ranks of one start of a training find each other
       metrics.jsonl  tensorboard/
       exports/<step>/        weights in Hugging Face format
+      rounds/<n>.json        rounds of GRPO that are over; datasets/<n>/ what each was trained on
       snapshots/             workspaces by content: manifests/, objects/ (hpc.trajectories.snapshots)
       logs/  report/
       done.json              written when every episode has ended or the run was cancelled
@@ -148,6 +149,20 @@ class RunDir:
     def export(self, step: int) -> Path:
         """The weights of a checkpoint in Hugging Face format."""
         return self.root / "exports" / f"step-{step:08d}"
+
+    @property
+    def rounds(self) -> Path:
+        """The rounds of GRPO that are over, a file each (hpc.training.rounds)."""
+        return self.root / "rounds"
+
+    @property
+    def leader_lock(self) -> Path:
+        """Held by the process that leads the rounds."""
+        return self.root / "leader.lock"
+
+    def dataset(self, number: int) -> Path:
+        """What a round is trained on."""
+        return self.root / "datasets" / f"round-{number:04d}"
 
     # ---- episodes
     def episode(self, index: int) -> Path:

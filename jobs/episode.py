@@ -18,12 +18,13 @@ from hpc.agent.context import ContextKeeper, context_config
 from hpc.agent.costs import usage_of
 from hpc.agent.loop import EpisodeLoop, Interrupted
 from hpc.agent.mailbox import Mailbox
-from hpc.agent.prompts import opening_messages, read_prompt
+from hpc.agent.prompts import opening_messages
 from hpc.agent.state import EpisodeState
 from hpc.config.agent import SamplingConfig
 from hpc.config.episodes import EpisodesConfig
 from hpc.core import files
 from hpc.core.errors import HpcError, JobError, PartialFailure
+from hpc.core.prompts import read_prompt
 from hpc.core.provenance import environment, hash_of
 from hpc.drift.judge import JudgedMonitor
 from hpc.drift.monitor import DriftMonitor

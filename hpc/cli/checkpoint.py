@@ -62,9 +62,16 @@ def ls(run_name: str | None, runs_root: Path, as_json: bool = False) -> None:
 @click.argument("reference", metavar="RUN[@STEP]")
 @runs_option
 @click.option("--to", "target", type=click.Path(path_type=Path), help="Folder to write; default: RUN/exports/STEP.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="Precision of the weights; default: that of the model which training began from.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be written; write nothing.")
 @json_option
-def export(reference: str, runs_root: Path, target: Path | None, dry_run: bool, as_json: bool) -> None:
+def export(
+    reference: str, runs_root: Path, target: Path | None, dtype: str | None, dry_run: bool, as_json: bool
+) -> None:
     """Write a checkpoint as Hugging Face weights with tokenizer and chat template, ready to serve.
 
     STEP is a step, best or latest (the default).
@@ -79,7 +86,7 @@ def export(reference: str, runs_root: Path, target: Path | None, dry_run: bool, 
     found = find_checkpoint(reference, runs_root)
     where = (target or found.run.export(found.checkpoint.step)).absolute()
     if not dry_run:
-        export_checkpoint(found, where)
+        export_checkpoint(found, where, dtype=dtype)
     if as_json:
         emit_json({"run": found.run.name, "step": found.checkpoint.step, "export": str(where), "dry_run": dry_run})
         return

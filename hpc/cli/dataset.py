@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpc.cli.dataset_export import export_command
-from hpc.cli.output import bar, emit_json, emit_table, find_run, json_option, runs_option
+from hpc.cli.output import bar, emit_json, emit_table, json_option, runs_option
+from hpc.cli.traj_find import places_of
 
 if TYPE_CHECKING:
     from hpc.config.dataset import DatasetConfig
@@ -88,7 +89,7 @@ def build(
     root_config = compose("dataset", overrides)
     assert isinstance(root_config, DatasetBuildConfig)
     config = root_config.dataset
-    sources = _sources(targets, runs_root)
+    sources = [place.path for place in places_of(targets, runs_root)]
     decide, about = _policy(root_config.supervision)
     with bar("building", len(sources), hidden=as_json) as advance:
         report = build_dataset(
@@ -241,32 +242,6 @@ def _split(arguments: tuple[str, ...]) -> tuple[list[str], list[str]]:
     if not targets:
         raise UsageError("no source to build from", "name runs, RUN/INDEX or trajectory files")
     return targets, overrides
-
-
-def _sources(targets: list[str], runs_root: Path) -> list[Path]:
-    """The trajectory files behind these words, each once."""
-    from hpc.core.errors import UsageError
-    from hpc.trajectories.reader import stored_episodes
-
-    found: dict[Path, None] = {}
-    for target in targets:
-        path = Path(target)
-        parent, _, index = target.rpartition("/")
-        if path.is_file():
-            found[path.absolute()] = None
-            continue
-        if parent and index.isdecimal() and not (path / "config.json").is_file():
-            run = find_run(parent, runs_root)
-            episodes = [int(index)]
-        else:
-            run = find_run(target, runs_root)
-            episodes = list(stored_episodes(run))
-        if not episodes:
-            raise UsageError(f"run {run.name} has no trajectory yet", f"see hpc episodes status {run.name}")
-        for episode in episodes:
-            sealed = run.trajectory(episode)
-            found[sealed if sealed.exists() else run.log(episode)] = None
-    return list(found)
 
 
 def _policy(policy: SupervisionConfig) -> tuple[Callable[[Trajectory], Mapping[int, Decision]], Mapping[str, Any]]:

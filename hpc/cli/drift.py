@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from hpc.cli.output import emit_json, emit_table, json_option, runs_option
+from hpc.cli.output import bar, emit_json, emit_table, json_option, runs_option
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from hpc.config.drift import DriftConfig
     from hpc.drift.cases import Case
     from hpc.drift.metrics import Estimate, Quality, Window
@@ -134,7 +131,7 @@ def replay(
     config = _config(overrides)
     cases, unused = _cases(targets, runs_root, labels, max_steps, max_hours)
     window = Window(before, after)
-    with _progress("replaying", len(switched_on(config)) + 3) as advance:
+    with bar("replaying", len(switched_on(config)) + 3) as advance:
         rows = study(cases, config, window, resamples=resamples, seed=seed, on_row=advance)
     if as_json:
         emit_json(
@@ -255,7 +252,7 @@ def tune(
                 f"no labelled mistake to {part} on among {len(half)} of {len(cases)} trajectories",
                 "name more labelled trajectories, or change --choose-on or --seed",
             )
-    with _progress("tuning", trials) as advance:
+    with bar("tuning", trials) as advance:
         tuned = search(
             choosing,
             reporting,
@@ -330,21 +327,9 @@ def _cases(
     from hpc.drift.cases import labelled, read_labels
 
     told = read_labels(labels) if labels is not None else []
-    with _progress("reading", len(targets)) as advance:
+    with bar("reading", len(targets)) as advance:
         cases = cases_of(targets, runs_root, max_steps=max_steps, max_hours=max_hours, on_target=advance)
     return labelled(cases, told)
-
-
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal's stderr; nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)
 
 
 # ---- what is printed --------------------------------------------------------------------------

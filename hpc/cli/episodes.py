@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpc.cli.output import emit_json, emit_table, find_run, json_option, runs_option
-from hpc.cli.plan import print_plan
+from hpc.cli.plan import print_plan, tell_launch
 from hpc.core.errors import HpcError, PartialFailure
 
 if TYPE_CHECKING:
@@ -58,11 +58,7 @@ def submit(overrides: tuple[str, ...], dry_run: bool, watch: bool, as_json: bool
     if dry_run:
         print_plan(launch, as_json)
         return
-    if as_json:
-        emit_json(launch.summary())
-    else:
-        for line in launch.describe():
-            click.echo(line, err=True)
+    tell_launch(launch, as_json)
     if watch:
         _watch(launch.run)
     elif not as_json:
@@ -127,11 +123,7 @@ def resume(run_name: str, runs_root: Path, watch: bool, as_json: bool) -> None:
     from hpc.launch import resume_episodes
 
     launch = resume_episodes(find_run(run_name, runs_root))
-    if as_json:
-        emit_json(launch.summary())
-    else:
-        for line in launch.describe():
-            click.echo(line, err=True)
+    tell_launch(launch, as_json)
     if watch:
         _watch(launch.run)
 

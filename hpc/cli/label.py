@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpc.cli.label_files import places_of, policy_named, subjects, words_of
+from hpc.cli.label_files import policy_named, subjects, words_of
 from hpc.cli.label_judge import judge
 from hpc.cli.output import emit_json, emit_table, json_option, runs_option
+from hpc.cli.traj_find import places_of
 
 if TYPE_CHECKING:
     from hpc.supervision.report import Report

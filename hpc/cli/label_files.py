@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpc.cli.output import find_run
+from hpc.cli.output import bar
+from hpc.cli.traj_find import Place
+from hpc.core.errors import TrajectoryError
 
 if TYPE_CHECKING:
     from hpc.config.supervision import SupervisionConfig
     from hpc.rundir import RunDir
     from hpc.supervision.history import Past
     from hpc.supervision.run import Word
-
-_PROGRESS_FROM = 20
 
 
 class Subject(NamedTuple):
@@ -29,43 +28,6 @@ class Subject(NamedTuple):
     run: RunDir | None
 
 
-class Place(NamedTuple):
-    """Where a trajectory lies: an episode of a run, or a file."""
-
-    name: str
-    run: RunDir | None
-    number: int
-    path: Path
-
-
-def places_of(targets: Sequence[str], runs_root: Path) -> list[Place]:
-    """What the words of a command line name: RUN, RUN/INDEX, or files (also .traj and .json of others).
-
-    Raises:
-        UsageError: a target is neither, or its run has no trajectory.
-    """
-    from hpc.core.errors import UsageError
-    from hpc.trajectories.reader import path_of, stored_episodes
-
-    found = []
-    for target in targets or ("",):
-        path = Path(target)
-        if target and path.is_file():
-            found.append(Place(path.name, None, 0, path))
-            continue
-        parent, _, index = target.rpartition("/")
-        if parent and index.isdecimal():
-            run = find_run(parent, runs_root)
-            numbers = [int(index)]
-        else:
-            run = find_run(target or None, runs_root)
-            numbers = stored_episodes(run)
-        if not numbers:
-            raise UsageError(f"run {run.name} has no trajectory yet", f"see hpc episodes status {run.name}")
-        found += [Place(f"{run.name}/{number}", run, number, path_of(run, number)) for number in numbers]
-    return found
-
-
 def subjects(places: Sequence[Place], folder: Path | None = None) -> Iterator[Subject]:
     """Read each trajectory when it is its turn, with a bar on a terminal.
 
@@ -75,7 +37,7 @@ def subjects(places: Sequence[Place], folder: Path | None = None) -> Iterator[Su
     Raises:
         TrajectoryError: one cannot be read.
     """
-    with _progress(len(places)) as advance:
+    with bar("reading trajectories", len(places)) as advance:
         left: dict[Path, dict[int, set[int]]] = {}
         for place in places:
             if place.run is not None and place.run.root not in left:
@@ -85,16 +47,18 @@ def subjects(places: Sequence[Place], folder: Path | None = None) -> Iterator[Su
 
 
 def _left_behind(run: RunDir) -> dict[int, set[int]]:
-    """Of each episode of a run that others branched off: the steps that were left behind."""
-    from hpc.core.errors import TrajectoryError
-    from hpc.trajectories.reader import Trajectory, stored_episodes
+    """Of each episode that others of its run branched off: the steps that were left behind. Branches in other
+    runs are not known here."""
+    from hpc.trajectories.index import read_index
+    from hpc.trajectories.reader import Trajectory
 
     found: dict[int, set[int]] = {}
-    for index in stored_episodes(run):
-        with contextlib.suppress(TrajectoryError), Trajectory.open((run, index)) as trajectory:
-            branch = trajectory.header.branched_from
-            if branch is not None and branch.run == run.name:
-                found.setdefault(branch.index, set()).update(range(branch.step + 1, branch.abandoned + 1))
+    for entry in read_index(run):
+        if entry.branched_from.startswith(f"{run.name}/"):
+            with contextlib.suppress(TrajectoryError), Trajectory.open((run, entry.index)) as trajectory:
+                branch = trajectory.header.branched_from
+                if branch is not None:
+                    found.setdefault(branch.index, set()).update(range(branch.step + 1, branch.abandoned + 1))
     return found
 
 
@@ -155,22 +119,3 @@ def policy_named(name: str) -> SupervisionConfig:
     root = compose("supervision", [f"supervision={name}"])
     assert isinstance(root, SupervisionRunConfig)
     return root.supervision
-
-
-@contextlib.contextmanager
-def _progress(count: int) -> Iterator[_Advance]:
-    if count < _PROGRESS_FROM or not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("reading trajectories", total=count)
-        yield lambda: progress.advance(task)
-
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    _Advance = Callable[[], None]

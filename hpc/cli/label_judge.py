@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpc.cli.output import emit_json, emit_table, find_run, json_option, runs_option
+from hpc.cli.plan import tell_launch
 
 if TYPE_CHECKING:
     from hpc.config.action_judge import ActionJudgeConfig
@@ -72,12 +73,9 @@ def judge(
         from hpc.launch import launch_judge
 
         launch = launch_judge(run, [episodes[first::jobs] for first in range(min(jobs, len(episodes)))], config)
-        if as_json:
-            emit_json(launch.summary())
-            return
-        for line in launch.describe():
-            click.echo(line, err=True)
-        click.echo("then: the same command with --collect", err=True)
+        tell_launch(launch, as_json)
+        if not as_json:
+            click.echo("then: the same command with --collect", err=True)
         return
     if not collect:
         _ask(run, episodes, config)

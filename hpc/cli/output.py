@@ -68,7 +68,7 @@ def find_run(name: str | None, root: Path) -> RunDir:
 
 
 @contextlib.contextmanager
-def bar(what: str, total: int, *, hidden: bool) -> Iterator[Callable[[], None]]:
+def bar(what: str, total: int, *, hidden: bool = False) -> Iterator[Callable[[], None]]:
     """A bar on stderr, for people only."""
     if hidden or not sys.stderr.isatty():
         yield lambda: None

@@ -1,4 +1,4 @@
-"""What a dry run prints: the exact batch scripts and the resolved configuration."""
+"""What a launch prints; of a dry run, the exact batch scripts and the resolved configuration."""
 
 from __future__ import annotations
 
@@ -10,6 +10,15 @@ from hpc.cli.output import emit_json
 
 if TYPE_CHECKING:
     from hpc.launch import Launch
+
+
+def tell_launch(launch: Launch, as_json: bool) -> None:
+    """What a launch did: for people on stderr, with the next command, or for programs."""
+    if as_json:
+        emit_json(launch.summary())
+        return
+    for line in launch.describe():
+        click.echo(line, err=True)
 
 
 def print_plan(launch: Launch, as_json: bool) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpc.cli.output import emit_json, emit_table, find_run, json_option, runs_option
+from hpc.cli.plan import tell_launch
 
 if TYPE_CHECKING:
     from hpc.rundir import RunDir
@@ -60,11 +61,7 @@ def start(
     from hpc.launch import launch_router
 
     launch = launch_router(run, standby=standby)
-    if as_json:
-        emit_json(launch.summary())
-        return
-    for line in launch.describe():
-        click.echo(line, err=True)
+    tell_launch(launch, as_json)
 
 
 @router.command()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpc.cli.output import emit_json, emit_table, find_run, json_option, runs_option
-from hpc.cli.plan import print_plan
+from hpc.cli.plan import print_plan, tell_launch
+from hpc.cli.train_rounds import lead, rounds_command
 
 if TYPE_CHECKING:
     from hpc.rundir import RunDir
@@ -57,17 +58,25 @@ def sft(overrides: tuple[str, ...], dry_run: bool, watch: bool, as_json: bool) -
 @click.option("--watch", is_flag=True, help="Stay and show the progress until the training is over.")
 @json_option
 def grpo(overrides: tuple[str, ...], dry_run: bool, watch: bool, as_json: bool) -> None:
-    """One round of GRPO on rollouts stored as a dataset with advantages and the engine's log-probabilities.
+    """GRPO in rounds: groups of rollouts, an update, its weights served, and again.
 
-    It makes the updates of one round. Collecting rollouts, giving them advantages and serving the new
-    weights between rounds is not done by this command.
+    Leads the rounds from here until they are over: each is a run of episodes (NAME-001-rollouts) and a training
+    (NAME-001-update), as jobs. Interrupted, or after an error, repeating the command goes on with what is
+    missing; a higher rounds.count adds rounds. With train.dataset it makes the update of one round alone, as a
+    job, on rollouts that are stored already.
 
     \b
-    Example:
+    Examples:
+      hpc train grpo cluster=local run.name=rl                 # the tiny policy on this machine's CPU
+      hpc train grpo cluster=slurm run.name=rl rounds.tasks=32 rounds.group=16 runtime=cuda server=vllm train=grpo \\
+        model=custom model.name=m model.path=/models/m agent=react
       hpc train grpo model=custom model.name=m model.path=models/round-6 train.dataset=datasets/rollouts-7
     """
-    wanted = ["train=grpo", *overrides, "train.method=grpo"]
-    _launch(wanted, overrides, dry_run=dry_run, watch=watch, as_json=as_json)
+    if any(override.lstrip("+").startswith("train.dataset=") for override in overrides):
+        wanted = ["train=grpo", *overrides, "train.method=grpo"]
+        _launch(wanted, overrides, dry_run=dry_run, watch=watch, as_json=as_json)
+        return
+    lead(overrides, dry_run=dry_run, as_json=as_json)
 
 
 def _launch(wanted: Sequence[str], overrides: Sequence[str], *, dry_run: bool, watch: bool, as_json: bool) -> None:
@@ -78,11 +87,7 @@ def _launch(wanted: Sequence[str], overrides: Sequence[str], *, dry_run: bool, w
     if dry_run:
         print_plan(launch, as_json)
         return
-    if as_json:
-        emit_json(launch.summary())
-    else:
-        for line in launch.describe():
-            click.echo(line, err=True)
+    tell_launch(launch, as_json)
     if watch:
         _watch(launch.run)
     elif not as_json:
@@ -164,6 +169,9 @@ def cancel(run_name: str, runs_root: Path, yes: bool) -> None:
     if not yes:
         click.confirm(f"Stop the training of {run.name}?", abort=True)
     click.echo(f"cancelled {slurm.cancel(run)} jobs of {run.name}", err=True)
+
+
+train.add_command(rounds_command)
 
 
 # ---- parts ------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from hpc.cli.output import emit_table, find_run
+from hpc.cli.output import bar, emit_table, find_run
 from hpc.cli.traj_find import find_trajectory
 
 if TYPE_CHECKING:
@@ -50,23 +50,21 @@ def places_of(targets: Sequence[str], runs_root: Path) -> Places:
 
 def check_all(places: Places, *, snapshots: bool) -> list[Report]:
     """The verdicts; of episodes of whole runs also on the workspaces that they name."""
-    from rich.console import Console
-    from rich.progress import Progress
 
     from hpc.trajectories.check import check, check_episode
     from hpc.trajectories.snapshots import SnapshotStore
 
-    console = Console(stderr=True)
     whole = {run.root for run in places.runs} if snapshots else set()
     reports = []
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        for place in bar.track(places.each, description="checking"):
+    with bar("checking", len(places.each)) as advance:
+        for place in places.each:
             if isinstance(place, tuple):
                 run, index = place
                 store = SnapshotStore(run.snapshots) if run.root in whole else None
                 reports.append(check_episode(run, index, snapshots=store))
             else:
                 reports.append(check(place))
+            advance()
     return reports
 
 

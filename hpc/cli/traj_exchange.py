@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpc.cli.output import emit_json, find_run, json_option, runs_option
+from hpc.cli.output import bar, emit_json, find_run, json_option, runs_option
 
 if TYPE_CHECKING:
     from hpc.rundir import RunDir
@@ -71,7 +68,7 @@ def export_command(
 
     places = [place for target in targets for place in _places(target, runs_root)]
     wanted = selection.all_of(conditions)
-    with _progress("exporting", len(places), hidden=as_json) as advance:
+    with bar("exporting", len(places), hidden=as_json) as advance:
         done = export(
             places,
             name,
@@ -124,7 +121,7 @@ def import_command(
 
     from hpc.trajectories.exchange.importing import import_files
 
-    with _progress("importing", len(sources), hidden=as_json) as advance:
+    with bar("importing", len(sources), hidden=as_json) as advance:
         done = import_files(sources, out, name=name, dry_run=dry_run, on_file=advance)
     if as_json:
         emit_json(msgspec.to_builtins(done))
@@ -153,21 +150,6 @@ def _places(target: str, runs_root: Path) -> list[Path | tuple[RunDir, int]]:
         return [(find_run(run_name, runs_root), int(index))]
     run = find_run(target, runs_root)
     return [(run, each) for each in stored_episodes(run)]
-
-
-@contextlib.contextmanager
-def _progress(what: str, total: int, *, hidden: bool) -> Iterator[Callable[[], None]]:
-    """A bar on stderr, for people only."""
-    if hidden or not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)
 
 
 def _tell(lost: dict[str, int], failed: list[dict[str, str]]) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -30,6 +30,46 @@ def find_trajectory(target: str, runs_root: Path) -> Path | tuple[RunDir, int]:
     if not path.is_file() and run_name and index.isdecimal():
         return find_run(run_name, runs_root), int(index)
     return path
+
+
+class Place(NamedTuple):
+    """Where a trajectory lies: an episode of a run, or a file. ``path`` is the sealed file, or else the log."""
+
+    name: str
+    run: RunDir | None
+    number: int
+    path: Path
+
+
+def places_of(targets: Sequence[str], runs_root: Path) -> list[Place]:
+    """What the words of a command line name, each once: RUN, RUN/INDEX, or files (also .traj and .json of others);
+    without a word the newest run.
+
+    Raises:
+        UsageError: a target is neither, or its run has no trajectory.
+    """
+    from hpc.core.errors import UsageError
+    from hpc.trajectories.reader import path_of, stored_episodes
+
+    found: dict[Path, Place] = {}
+    for target in targets or ("",):
+        path = Path(target)
+        if target and path.is_file():
+            found.setdefault(path.absolute(), Place(path.name, None, 0, path))
+            continue
+        parent, _, index = target.rpartition("/")
+        if parent and index.isdecimal() and not (path / "config.json").is_file():
+            run = find_run(parent, runs_root)
+            numbers = [int(index)]
+        else:
+            run = find_run(target or None, runs_root)
+            numbers = list(stored_episodes(run))
+        if not numbers:
+            raise UsageError(f"run {run.name} has no trajectory yet", f"see hpc episodes status {run.name}")
+        for number in numbers:
+            place = Place(f"{run.name}/{number}", run, number, path_of(run, number))
+            found.setdefault(place.path.absolute(), place)
+    return list(found.values())
 
 
 def find_set(run_names: Sequence[str], runs_root: Path, *, all_runs: bool) -> TrajectorySet:

@@ -26,6 +26,7 @@ KINDS: dict[str, str] = {
     "drift": "hpc.config.drift:DriftStudyConfig",
     "episodes": "hpc.config.episodes:EpisodesConfig",
     "server": "hpc.config.server:ServerRunConfig",
+    "grpo": "hpc.config.grpo:GrpoRunConfig",
     "router": "hpc.config.router:RouterRunConfig",
     "supervision": "hpc.config.supervision:SupervisionRunConfig",
     "train": "hpc.config.train:TrainRunConfig",

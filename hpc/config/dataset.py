@@ -43,6 +43,8 @@ class DatasetConfig(Config):
     """Guidance in the training context: kept, dropped, or each turn dropped with `drop_probability`."""
     drop_probability: float = 0.5
     """With `guidance: sometimes`, the probability in [0, 1] with which a turn is dropped."""
+    versions: list[str] = []
+    """Names of weights, as they were served: an episode is taken if all its answers are of these; empty: any."""
     rewards: Literal["none", "score"] = "none"
     """score: each example carries its episode's advantage over the others of its task, for `hpc train grpo`; tasks
     whose episodes all have the same score teach nothing and are left out."""

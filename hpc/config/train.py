@@ -163,6 +163,9 @@ class TrainConfig(Config):
     start_from: str | None = None
     """Checkpoint of another run to go on from, as in runs/NAME or runs/NAME@STEP: the weights, the optimizer,
     and the position in the data, in any layout. None: the model's own weights."""
+    warm_start: str | None = None
+    """Checkpoint of another run whose weights and optimizer are taken for other data, from its first row on, as
+    the rounds of GRPO do and a second stage of fine-tuning can."""
     optimizer: OptimizerConfig = msgspec.field(default_factory=OptimizerConfig)
     """AdamW and its learning rate."""
     policy: PolicyConfig = msgspec.field(default_factory=PolicyConfig)
@@ -186,6 +189,10 @@ class TrainConfig(Config):
             )
         if self.validation is not None and self.method == "grpo":
             raise ValueError(f"validation is {self.validation!r} with method=grpo, which has none; set it null")
+        if self.start_from is not None and self.warm_start is not None:
+            raise ValueError(
+                f"start_from is {self.start_from!r} and warm_start {self.warm_start!r}, set one of them to null"
+            )
         if self.validation is not None and self.validation == self.split:
             raise ValueError(f"validation is {self.validation!r}, the split that is trained on; name another")
 

@@ -49,7 +49,8 @@ class Report(msgspec.Struct, kw_only=True):
     guidance: Counter[str] = msgspec.field(default_factory=Counter)
     cut: int = 0
     duplicates: int = 0
-    rewards: list[float] = []
+    rewards: dict[str, list[float]] = {}
+    """Of the episodes taken, by group."""
     failed: dict[str, str] = {}
     """Sources that could not be read, by name, with the error."""
 

@@ -22,6 +22,8 @@ from hpc.trajectories.exchange.conversation import parts_of
 from hpc.trajectories.reader import Trajectory
 from hpc.trajectories.records import ActionTaken, EpisodeHeader, GuidanceApplied
 
+OTHER_WEIGHTS = "sampled from other weights"
+
 
 class Made(msgspec.Struct, kw_only=True):
     """What an episode gave: examples with their conversations, and counts by reason of what it did not."""
@@ -42,6 +44,8 @@ def left_out(trajectory: Trajectory, config: DatasetConfig) -> str:
         return "no guidance in it"
     if config.interaction == "without" and trajectory.guidance:
         return "guidance in it"
+    if config.versions and any(step.action.model not in config.versions for step in trajectory.steps):
+        return OTHER_WEIGHTS
     if wanted.statuses and outcome.status not in wanted.statuses:
         return f"status {outcome.status}"
     if wanted.at_least is not None:

@@ -27,6 +27,7 @@ def compare(sources: Iterable[Path], config: DatasetConfig, report: Report) -> d
     go into the report."""
     rewards: dict[str, float] = {}
     groups: dict[str, str] = {}
+    together: dict[str, list[float]] = {}
     for path in sources:
         with contextlib.suppress(TrajectoryError), Trajectory.open(path) as trajectory:  # the build reports it
             outcome = trajectory.outcome
@@ -34,9 +35,11 @@ def compare(sources: Iterable[Path], config: DatasetConfig, report: Report) -> d
                 continue
             score = outcome.final_score if config.outcome.score == "final" else outcome.best_score
             if score is not None:
+                group = f"{trajectory.header.task_family}/{trajectory.header.task_id}"
                 rewards[trajectory.header.episode_id] = score / 100.0
-                groups[trajectory.header.episode_id] = f"{trajectory.header.task_family}/{trajectory.header.task_id}"
-    report.rewards = list(rewards.values())
+                groups[trajectory.header.episode_id] = group
+                together.setdefault(group, []).append(score / 100.0)
+    report.rewards = together
     advantages = group_advantages(list(rewards.values()), list(groups.values()))
     return {episode: float(value) for episode, value in zip(rewards, advantages, strict=True) if value != 0.0}
 

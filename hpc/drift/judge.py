@@ -19,8 +19,8 @@ from typing import Any, Protocol
 import msgspec
 
 from hpc.config.drift import JudgeConfig
-from hpc.core.errors import ConfigError, HpcError
-from hpc.core.locate import data_dir
+from hpc.core.errors import HpcError
+from hpc.core.prompts import read_prompt
 from hpc.drift.history import shorten
 from hpc.trajectories.records import VERDICTS, DriftSignal, ModelResponse, StepView, Verdict
 
@@ -214,11 +214,4 @@ def judge_prompt(name: str) -> str:
     Raises:
         ConfigError: there is no such file in templates/prompts/judge/.
     """
-    folder = data_dir("templates") / "prompts" / "judge"
-    path = folder / f"{name}.j2"
-    if not path.is_file():
-        known = ", ".join(sorted(path.stem for path in folder.glob("*.j2")))
-        raise ConfigError(f"drift.judge.prompt is {name!r}: no such prompt", f"one of: {known}")
-    from jinja2 import Environment, StrictUndefined
-
-    return Environment(undefined=StrictUndefined, autoescape=False).from_string(path.read_text()).render().strip()
+    return read_prompt(name, "drift.judge.prompt", folder="judge")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc.core import files
 from hpc.core.errors import DatasetError
 from hpc.examples.example import Example
 from hpc.examples.manifest import Manifest, ShardEntry
@@ -65,11 +65,7 @@ class Dataset:
             DatasetError: one differs; the message names it.
         """
         for entry in self.shards:
-            digest = hashlib.sha256()
-            with (self.folder / entry.file).open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-            if digest.hexdigest() != entry.sha256:
+            if files.sha256(self.folder / entry.file) != entry.sha256:
                 raise DatasetError(f"{self.folder / entry.file} is not the file that was built", _HINT)
 
     def close(self) -> None:

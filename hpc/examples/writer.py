@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import time
@@ -163,15 +162,13 @@ class _Shard:
         )
         self._file.attrs["split"] = self.split
         self._file.close()
-        digest = hashlib.sha256()
+        digest = files.sha256(self._temporary)
         with self._temporary.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
             os.fsync(file.fileno())
         self._temporary.rename(self.path)
         files.fsync_dir(self.path.parent)
         return ShardEntry(
-            file=self.path.name, split=self.split, sha256=digest.hexdigest(),
+            file=self.path.name, split=self.split, sha256=digest,
             examples=self.examples, tokens=self.tokens, trained_tokens=self.trained,
         )  # fmt: skip
 

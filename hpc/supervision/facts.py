@@ -15,8 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from hpc.core.errors import ConfigError
-from hpc.core.locate import data_dir
+from hpc.core.prompts import read_prompt
 from hpc.trajectories.records import StepView
 
 VERSION = 1
@@ -157,15 +156,7 @@ def facts_prompt(name: str) -> str:
     Raises:
         ConfigError: there is no such file in templates/prompts/actions/.
     """
-    folder = data_dir("templates") / "prompts" / "actions"
-    path = folder / f"{name}.j2"
-    if not path.is_file():
-        known = ", ".join(sorted(path.stem for path in folder.glob("*.j2")))
-        raise ConfigError(f"the judge's prompt is {name!r}: no such prompt", f"one of: {known}")
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(undefined=StrictUndefined, autoescape=False)
-    return environment.from_string(path.read_text(encoding="utf-8")).render(facts=FACTS).strip()
+    return read_prompt(name, "the judge's prompt", folder="actions", facts=FACTS)
 
 
 def _reason(proven: Sequence[Fact], discarded: int) -> str:

@@ -127,11 +127,11 @@ class Feed:
     def _build(self, rows: list[list[int]]) -> Batch:
         examples = [[self._read(index) for index in row] for row in rows]
         length = self.config.seq_length if self.part.static else None
+        policy = self.config.method == "grpo"
         if self.config.packing:
-            return to_device(packed_row(examples[0], self.part.multiple, length), self.part)
-        return to_device(
-            padded_rows([row[0] if row else None for row in examples], self.part.multiple, length), self.part
-        )
+            return to_device(packed_row(examples[0], self.part.multiple, length, policy=policy), self.part)
+        alone = [row[0] if row else None for row in examples]
+        return to_device(padded_rows(alone, self.part.multiple, length, policy=policy), self.part)
 
     def _read(self, index: int) -> Example:
         example = self._cache.get(index)
@@ -191,8 +191,11 @@ class Arrays(msgspec.Struct, frozen=True):
     ends: list[int] | None = None
 
 
-def packed_row(examples: Sequence[Example], multiple: int = 1, length: int | None = None) -> Arrays:
-    """One row of several examples, each with positions from 0; padded to ``length`` or the next multiple."""
+def packed_row(
+    examples: Sequence[Example], multiple: int = 1, length: int | None = None, *, policy: bool = False
+) -> Arrays:
+    """One row of several examples, each with positions from 0; padded to ``length`` or the next multiple.
+    ``policy``: it has advantages and log-probabilities also where no example is in it."""
     counts = [len(example.tokens) - 1 for example in examples]
     used = sum(counts)
     size = length if length is not None else max(-(-used // multiple), 1) * multiple
@@ -200,7 +203,7 @@ def packed_row(examples: Sequence[Example], multiple: int = 1, length: int | Non
     if size > used:
         ends.append(size)
         counts.append(size - used)
-    arrays = _zeros(1, size, ends, policy=any(example.advantages is not None for example in examples))
+    arrays = _zeros(1, size, ends, policy=policy or any(example.advantages is not None for example in examples))
     start = 0
     for example, count in zip(examples, counts, strict=False):
         _put(arrays, 0, start, example)
@@ -209,11 +212,13 @@ def packed_row(examples: Sequence[Example], multiple: int = 1, length: int | Non
     return arrays
 
 
-def padded_rows(examples: Sequence[Example | None], multiple: int = 1, length: int | None = None) -> Arrays:
-    """One example in each row, padded at its end; None: a row of padding alone."""
+def padded_rows(
+    examples: Sequence[Example | None], multiple: int = 1, length: int | None = None, *, policy: bool = False
+) -> Arrays:
+    """One example in each row, padded at its end; None: a row of padding alone. ``policy`` as of `packed_row`."""
     used = max((len(example.tokens) - 1 for example in examples if example is not None), default=1)
     size = length if length is not None else -(-used // multiple) * multiple
-    policy = any(example is not None and example.advantages is not None for example in examples)
+    policy = policy or any(example is not None and example.advantages is not None for example in examples)
     arrays = _zeros(len(examples), size, None, policy=policy)
     for row, example in enumerate(examples):
         if example is not None:

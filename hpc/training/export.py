@@ -52,12 +52,13 @@ def export_hf(
     target: Path,
     *,
     about: dict[str, Any] | None = None,
+    dtype: str | None = None,
     file_bytes: int = FILE_BYTES,
 ) -> None:
     """Write ``target``; every rank calls it together, and all see the same file system.
 
-    Tensors have the precision that the source's have. Tensors of the source that are not trained here
-    (layers for multi-token prediction) are carried over as they are.
+    Tensors have the precision that the source's have, unless ``dtype`` names another. Tensors of the source that
+    are not trained here (layers for multi-token prediction) are carried over as they are.
 
     Args:
         source: the model that training began from, in Hugging Face format.
@@ -70,15 +71,16 @@ def export_hf(
     draft = target.with_name(f".{target.name}.partial")
     _together(lambda: _begin(target, draft) if dist.get_rank() == 0 else None)
     try:
-        parts = _write(chunks, shape, Weights(source), draft, file_bytes)
-        _together(lambda: _complete(draft, target, source, parts, about or {}) if dist.get_rank() == 0 else None)
+        parts = _write(chunks, shape, Weights(source), draft, dtype, file_bytes)
+        told = about or {}
+        _together(lambda: _complete(draft, target, source, parts, told, dtype) if dist.get_rank() == 0 else None)
     finally:
         if dist.get_rank() == 0:
             shutil.rmtree(draft, ignore_errors=True)
 
 
 def _write(
-    chunks: Sequence[Any], shape: ModelShape, weights: Weights, draft: Path, file_bytes: int
+    chunks: Sequence[Any], shape: ModelShape, weights: Weights, draft: Path, dtype: str | None, file_bytes: int
 ) -> list[tuple[str, list[str], int]]:
     """Write what is this rank's to write; of all ranks' files the name, the tensors in it, and their bytes."""
     rank = dist.get_rank()
@@ -101,7 +103,7 @@ def _write(
         if not whole.mine or problem is not None:
             continue
         try:
-            tensor = whole.tensor.to("cpu", weights.get(whole.name).dtype)
+            tensor = whole.tensor.to("cpu", getattr(torch, dtype) if dtype else weights.get(whole.name).dtype)
             if size and size + tensor.nbytes > file_bytes:
                 flush()
             held[whole.name] = tensor.clone()
@@ -163,6 +165,7 @@ def _complete(
     source: Path,
     parts: list[tuple[str, list[str], int]],
     about: dict[str, Any],
+    dtype: str | None,
 ) -> None:
     """Number the files, write their index, copy what belongs to them, and let the folder appear."""
     where = {name: file for file, names, _ in parts for name in names}
@@ -185,6 +188,12 @@ def _complete(
     for name in CARRIED:
         if (source / name).is_file():
             shutil.copyfile(source / name, draft / name)
+    if dtype is not None:
+        config = json.loads((draft / "config.json").read_text())
+        named = [key for key in ("dtype", "torch_dtype") if key in config] or [
+            "dtype"
+        ]  # as this file's version says it
+        (draft / "config.json").write_text(json.dumps(config | dict.fromkeys(named, dtype), indent=2) + "\n")
     for path in draft.iterdir():
         path.chmod(READABLE)  # safetensors writes for its owner alone
         with path.open("rb") as file_:

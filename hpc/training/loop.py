@@ -234,10 +234,14 @@ class Trainer:
             self.metrics.write(kind, self.step, figures)
 
     def _resume(self) -> None:
-        box: list[Checkpoint | None] = [self._choose() if dist.get_rank() == 0 else None]
+        box: list[tuple[Checkpoint | None, bool]] = [self._choose() if dist.get_rank() == 0 else (None, False)]
         dist.broadcast_object_list(box, src=0)  # one decides: on a network file system others may see less
-        checkpoint = box[0]
+        checkpoint, goes_on = box[0]
         if checkpoint is None:
+            return
+        if not goes_on:
+            self.checkpointer.load(checkpoint)
+            log.info("weights and optimizer from %s", checkpoint.folder)
             return
         require_same_data(self.data, checkpoint.data, checkpoint.folder)
         self.checkpointer.load(checkpoint)
@@ -247,12 +251,14 @@ class Trainer:
         self.before = Counter(state["seen"])
         log.info("going on from %s", checkpoint.folder)
 
-    def _choose(self) -> Checkpoint | None:
+    def _choose(self) -> tuple[Checkpoint | None, bool]:
+        """The checkpoint to load, and whether its place in the data holds here."""
         own = self.checkpointer.shelf.latest()
-        if own is not None or self.config.start_from is None:
-            return own
-        name, which = parse_reference(self.config.start_from)
-        return Shelf(RunDir.open(Path(name)).checkpoints).find(which)
+        reference = self.config.start_from or self.config.warm_start
+        if own is not None or reference is None:
+            return own, True
+        name, which = parse_reference(reference)
+        return Shelf(RunDir.open(Path(name)).checkpoints).find(which), self.config.start_from is not None
 
 
 def shortened(seen: dict[str, int]) -> dict[str, int]:

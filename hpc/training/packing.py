@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import bisect
 import functools
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc.config.train import TrainConfig
+from hpc.core import files
 from hpc.core.errors import ConfigError, DatasetError
 from hpc.examples import Dataset
 
@@ -215,7 +215,7 @@ def require_tokenizer(dataset: Dataset, folder: Path) -> None:
     path = folder / "tokenizer.json"
     if wanted is None or not path.is_file():
         return
-    if hashlib.sha256(path.read_bytes()).hexdigest() != wanted:
+    if files.sha256(path) != wanted:
         raise DatasetError(
             f"{dataset.folder} was built with another tokenizer than {path}",
             "train the model it was built for, or build the dataset again with this model's tokenizer",

@@ -46,12 +46,12 @@ class PolicyLoss:
     whole batch (token mean): long rollouts weigh more than short ones, observations and guidance nothing.
 
     The figures are means over trained tokens: ``ratio`` of the probabilities now and when sampled, ``drift``
-    (trainer less engine), ``kl`` (k3 estimate of KL(engine || trainer)), and ``clipped``, the share of
-    tokens that clipping took the gradient from. Before the first update of a round ratio is 1 and the others
-    are 0, but for what engine and trainer compute differently.
+    (trainer less engine), ``gap`` (the same without its sign), ``kl`` (k3 estimate of
+    KL(engine || trainer)), and ``clipped``, the share of tokens that clipping took the gradient from. Before the
+    first update of a round ratio is 1 and the others are 0, but for what engine and trainer compute differently.
     """
 
-    names: tuple[str, ...] = ("ratio", "drift", "kl", "clipped")
+    names: tuple[str, ...] = ("ratio", "drift", "gap", "kl", "clipped")
 
     def __init__(self, config: PolicyConfig) -> None:
         self.config = config
@@ -71,6 +71,6 @@ class PolicyLoss:
             difference = (new - batch.sampled) * batch.loss_mask
             ratio = difference.exp()
             gains = torch.where(batch.advantages > 0, ratio > 1 + self.config.clip, ratio < 1 - self.config.clip)
-            figures = [ratio, difference, ratio - difference - 1, gains.float()]
+            figures = [ratio, difference, difference.abs(), ratio - difference - 1, gains.float()]
             sums = torch.stack([(figure * batch.loss_mask).sum() for figure in figures])
         return losses, sums

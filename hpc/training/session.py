@@ -68,10 +68,15 @@ def train(run: RunDir, config: TrainRunConfig, place: Place, *, stopping: Callab
     return outcome
 
 
-def export_weights(config: TrainRunConfig, checkpoint: Checkpoint, target: Path, *, run: str) -> None:
+def export_weights(
+    config: TrainRunConfig, checkpoint: Checkpoint, target: Path, *, run: str, dtype: str | None = None
+) -> None:
     """Write a checkpoint as Hugging Face weights; one process is enough, whatever the layout was.
 
     Adapters are merged into the weights of the model that they were trained on.
+
+    Args:
+        dtype: precision of the tensors (float32, bfloat16 or float16); None: the source's.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
@@ -96,7 +101,7 @@ def export_weights(config: TrainRunConfig, checkpoint: Checkpoint, target: Path,
                     f"cannot read {checkpoint.folder}: {' '.join(str(error).split())[:300]}", "export another one"
                 ) from error
             merge_adapters(chunks)
-            export_hf(chunks, shape, source, target, about={"run": run, "step": checkpoint.step})
+            export_hf(chunks, shape, source, target, about={"run": run, "step": checkpoint.step}, dtype=dtype)
 
 
 def _adapters(config: TrainRunConfig, chunks: list[Any], shape: ModelShape) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 
 from hpc.core.errors import TrajectoryError, TrajectoryIncomplete
+from hpc.rundir import RunDir
 
 AuthorKind = Literal["rule", "judge", "human"]
 Verdict = Literal["optimal", "suboptimal", "unsure"]
@@ -115,7 +116,7 @@ def labels_path(trajectory: Path) -> Path:
     for parent in trajectory.parents[:3]:
         if (parent / "config.json").is_file() and (parent / "episodes").is_dir():
             index = trajectory.stem if trajectory.parent == parent / "trajectories" else trajectory.parent.name
-            return parent / "labels" / f"{index}.jsonl"
+            return RunDir(parent).labels(int(index))
     return trajectory.with_name(f"{trajectory.name}.labels.jsonl")
 
 

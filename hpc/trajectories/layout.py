@@ -8,6 +8,7 @@ in two others, and each row says where its part is and carries a CRC-32 over its
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, get_args
 
 import h5py
@@ -187,8 +188,8 @@ class Tabulator:
         self._clear()
 
     def _clear(self) -> None:
-        self._rows: dict[str, list[NDArray[Any]]] = {name: [] for name in TABLES}
-        self._parts: dict[str, list[NDArray[Any]]] = {name: [] for name in ARRAYS}
+        self._rows: dict[str, list[bytes]] = {name: [] for name in TABLES}
+        self._parts: dict[str, list[bytes]] = {name: [] for name in ARRAYS}
 
     def add(self, record: Record) -> None:
         """Take one more record in. A step becomes a row once it is observed, or at the outcome."""
@@ -227,12 +228,8 @@ class Tabulator:
 
     def take(self) -> Batch:
         """Everything that was added since the last call."""
-        tables = {
-            name: np.concatenate(rows) if rows else np.zeros(0, TABLES[name]) for name, rows in self._rows.items()
-        }
-        arrays = {
-            name: np.concatenate(parts) if parts else np.zeros(0, ARRAYS[name]) for name, parts in self._parts.items()
-        }
+        tables = {name: np.frombuffer(b"".join(rows), TABLES[name]) for name, rows in self._rows.items()}
+        arrays = {name: np.frombuffer(b"".join(parts), ARRAYS[name]) for name, parts in self._parts.items()}
         self._clear()
         return Batch(tables, arrays)
 
@@ -240,9 +237,8 @@ class Tabulator:
         self._text_row(table, order, to_json(record), columns)
 
     def _text_row(self, table: str, order: int, text: bytes, columns: dict[str, Any]) -> None:
-        part = np.frombuffer(text, "u1")
-        span = {"offset": self._append(TEXT, part), "length": len(part)}
-        self._row(table, {"order": order, **span, **columns}, [part])
+        span = {"offset": self._append(TEXT, text, len(text)), "length": len(text)}
+        self._row(table, {"order": order, **span, **columns}, [text])
 
     def _step(self, observed: Observed | None, observed_order: int) -> None:
         if self._pending is None:
@@ -256,11 +252,9 @@ class Tabulator:
             OBSERVED: observed_json(observed) if observed else b"",
         }
         columns: dict[str, Any] = {}
-        parts: list[NDArray[Any]] = []
         for name, text in texts.items():
-            part = np.frombuffer(text, "u1")
-            columns |= {f"{name}_offset": self._append(TEXT, part), f"{name}_length": len(part)}
-            parts.append(part)
+            columns[f"{name}_offset"] = self._append(TEXT, text, len(text))
+            columns[f"{name}_length"] = len(text)
         tokens = np.array([*taken.new_prompt_ids, *taken.token_ids], ARRAYS[TOKENS])
         logprobs = np.array(taken.logprobs, ARRAYS[LOGPROBS])
         columns |= {
@@ -272,46 +266,47 @@ class Tabulator:
             "action": taken.action.name,
             "is_malformed": bool(taken.action.problem),
             "shared_tokens": taken.shared_tokens,
-            "token_offset": self._append(TOKENS, tokens),
+            "token_offset": self._append(TOKENS, tokens.tobytes(), len(tokens)),
             "prompt_tokens": len(taken.new_prompt_ids),
             "answer_tokens": len(taken.token_ids),
-            "logprob_offset": self._append(LOGPROBS, logprobs),
+            "logprob_offset": self._append(LOGPROBS, logprobs.tobytes(), len(logprobs)),
             "logprob_length": len(logprobs),
             "duplicate_tokens": sum(stop - start for start, stop in taken.duplicate_spans),
             **_usage_columns(taken.usage),
             **_observed_columns(observed),
         }
-        self._row("steps", columns, [*parts, tokens, logprobs])
+        self._row("steps", columns, [*texts.values(), tokens.tobytes(), logprobs.tobytes()])
         evaluation = observed.observation.evaluation if observed else None
         if observed is not None and evaluation is not None:
             numbers = {"score": evaluation.score, "left": evaluation.left, "forced": evaluation.forced}
             numbers |= {"step": observed.step, "at": observed.at}
             self._text_row("evaluations", observed_order, evaluation.message.encode(), numbers)
 
-    def _append(self, array: str, part: NDArray[Any]) -> int:
+    def _append(self, array: str, part: bytes, length: int) -> int:
         start = self._ends[array]
-        self._ends[array] = start + len(part)
+        self._ends[array] = start + length
         self._parts[array].append(part)
         return start
 
-    def _row(self, table: str, columns: dict[str, Any], parts: list[NDArray[Any]]) -> None:
+    def _row(self, table: str, columns: dict[str, Any], parts: Sequence[bytes]) -> None:
         dtype = TABLES[table]
-        row = np.zeros(1, dtype)
-        for name in dtype.names or ():
-            if name != "crc":
-                value = columns[name]
-                row[name] = _cut(value) if isinstance(value, str) else value
-        row["crc"] = row_crc(row, parts)
-        self._rows[table].append(row)
+        values = (0 if name == "crc" else columns[name] for name in dtype.names or ())
+        row = np.array([tuple(_cut(value) if isinstance(value, str) else value for value in values)], dtype)
+        row["crc"] = _crc(row.tobytes(), parts)
+        self._rows[table].append(row.tobytes())
 
 
-def row_crc(row: NDArray[Any], parts: list[NDArray[Any]]) -> int:
+def row_crc(row: NDArray[Any], parts: Sequence[NDArray[Any]]) -> int:
     """CRC-32 of a table's row (a one-row array, its ``crc`` taken as 0) and of its parts."""
     blank = row.copy()
     blank["crc"] = 0
-    crc = zlib.crc32(blank.tobytes())
+    return _crc(blank.tobytes(), (part.tobytes() for part in parts))
+
+
+def _crc(row: bytes, parts: Iterable[bytes]) -> int:
+    crc = zlib.crc32(row)
     for part in parts:
-        crc = zlib.crc32(part.tobytes(), crc)
+        crc = zlib.crc32(part, crc)
     return crc
 
 

@@ -11,9 +11,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import queue
 import threading
-import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,8 @@ from hpc.trajectories.sealed import LIBVER, memory_file, write_attributes
 
 log = logging.getLogger(__name__)
 
-BATCH_RECORDS = 2048  # of a writer without a pause; each flush costs its log as much as a step
 BATCH_SECONDS = 1.0
+"""The view's thread sleeps so long between batches: woken for each record it would take turns with the writer."""
 ARRAY_CHUNK_BYTES = 64 * 1024
 TABLE_CHUNK_ROWS = 64
 
@@ -43,7 +42,8 @@ class LiveView:
 
     def __init__(self, path: Path, records: Sequence[Record], *, replaces: Sequence[Path] = ()) -> None:
         self.path = path
-        self._queue: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
+        self._waiting: deque[Record] = deque()
+        self._closing = threading.Event()
         self._tabulator = Tabulator()
         self._file: Any = None
         self._datasets: dict[str, Any] = {}
@@ -55,21 +55,21 @@ class LiveView:
     def put(self, record: Record) -> None:
         """Mirror one more record, soon (unless the view was given up)."""
         if self._thread.is_alive():
-            self._queue.put(record)
+            self._waiting.append(record)
 
     def close(self) -> None:
         """Write what is left and close the file."""
-        if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join()
+        self._closing.set()
+        self._thread.join()
 
     def _run(self, records: list[Record], replaces: list[Path]) -> None:
         try:
             self._create(records)
             for path in replaces:
                 path.unlink(missing_ok=True)
-            while self._write(self._next_batch()):
-                pass
+            while not self._closing.wait(BATCH_SECONDS):
+                self._write(self._taken())
+            self._write(self._taken())
         except Exception as error:  # a view must not harm its episode, whatever HDF5 says
             log.warning("live view %s given up: %s", self.path, " ".join(str(error).split())[:200])
             if self._file is not None:
@@ -82,15 +82,9 @@ class LiveView:
                 with contextlib.suppress(Exception):
                     self._file.close()
 
-    def _next_batch(self) -> list[Record | None]:
-        batch = [self._queue.get()]
-        deadline = time.monotonic() + BATCH_SECONDS
-        while len(batch) < BATCH_RECORDS and batch[-1] is not None:
-            try:
-                batch.append(self._queue.get(timeout=max(0.0, deadline - time.monotonic())))
-            except queue.Empty:
-                break
-        return batch
+    def _taken(self) -> list[Record]:
+        """What has come since the last batch."""
+        return [self._waiting.popleft() for _ in range(len(self._waiting))]
 
     def _create(self, records: list[Record]) -> None:
         temporary = temporary_of(self.path)
@@ -100,14 +94,13 @@ class LiveView:
         os.set_inheritable(self._file.id.get_vfd_handle(), False)  # not for the agent's shells
         self._datasets = {name: self._file[name] for name in (*TABLES, *ARRAYS)}  # kept open: closing one writes
         self._file.swmr_mode = True
-        self._write([*records])
+        self._write(records)
         temporary.replace(self.path)
 
-    def _write(self, records: Sequence[Record | None]) -> bool:
-        """Append a batch; False at the end of the stream."""
+    def _write(self, records: Sequence[Record]) -> None:
+        """Append a batch."""
         for record in records:
-            if record is not None:
-                self._tabulator.add(record)
+            self._tabulator.add(record)
         batch = self._tabulator.take()
         for data in (batch.arrays, batch.tables):  # a row must never point to what is not there yet
             for name, new in data.items():
@@ -117,7 +110,6 @@ class LiveView:
                     dataset.resize((start + len(new),))
                     dataset[start:] = new
                     dataset.flush()
-        return not records or records[-1] is not None
 
 
 def _empty_view(records: Sequence[Record]) -> bytes:

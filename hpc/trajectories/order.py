@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
+
 from hpc.trajectories.records import ActionTaken, ContextRewritten, EpisodeHeader, Observed, OutcomeReached, Record
 
 
@@ -17,6 +20,18 @@ class RecordOrder:
         self.awaiting = False  # the action of ``step`` has no observation yet
         self.has_header = False
         self.has_outcome = False
+
+    def problem_of(self, records: Sequence[Record]) -> str | None:
+        """What is wrong with ``records`` coming next, in their order, or None."""
+        if len(records) == 1:  # as an agent appends them
+            return self.problem(records[0])
+        ahead = copy.copy(self)
+        for record in records:
+            problem = ahead.problem(record)
+            if problem:
+                return problem
+            ahead.take(record)
+        return None
 
     def problem(self, record: Record) -> str | None:
         """What is wrong with ``record`` coming next, or None."""

@@ -8,7 +8,6 @@ a crash anywhere leaves either the log or the sealed file complete.
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -102,12 +101,9 @@ class TrajectoryWriter:
         """
         if self._log is None:
             raise ValueError(f"the trajectory of episode {self.index} is sealed or closed")
-        order = copy.copy(self._order)
-        for record in records:
-            problem = order.problem(record)
-            if problem:
-                raise ValueError(f"episode {self.index}: {problem}")
-            order.take(record)
+        problem = self._order.problem_of(records)
+        if problem:
+            raise ValueError(f"episode {self.index}: {problem}")
         payloads = [codec.encode(record) for record in records]
         stored = [codec.decode(payload) for payload in payloads]  # acknowledge only what can be read back
         largest = max(map(len, payloads), default=0)
@@ -117,8 +113,8 @@ class TrajectoryWriter:
             self._log.append(*payloads, publish=not all(isinstance(r, ActionTaken | Observed) for r in records))
         else:
             self._log.append(*payloads)
-        self._order = order
         for record in stored:
+            self._order.take(record)
             self.records.append(record)
             if isinstance(record, AttemptStarted):
                 self._start_view(record.epoch)

@@ -9,16 +9,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from click.testing import CliRunner
 
 from hpc.cli import cli
+from hpc.config import compose, config_hash, to_builtins
 from hpc.config.action_judge import ActionJudgeConfig
 from hpc.core.errors import PartialFailure
 from hpc.rundir import RunDir
-from hpc.slurm import Allocation
+from hpc.slurm import Allocation, states
 from hpc.slurm.runner import Manifest
 from hpc.supervision.answers import Answers
 from hpc.supervision.judge import ActionJudge, Judged
@@ -119,3 +121,25 @@ def test_the_command_asks_once_and_its_verdicts_become_labels(run: RunDir, stub:
     assert len(stub.requests) == asked
     labels = read_labels(run.labels(0)).current()
     assert {(label.author_kind, label.author, label.verdict) for label in labels} == {("judge", "stub", "optimal")}
+
+
+def test_an_array_of_judges_asks_and_a_later_command_collects(tmp_path: Path, stub: StubHandle) -> None:
+    settings = compose("episodes", ["cluster=local", f"run.root={tmp_path}", "run.name=played"])
+    run = RunDir.create(
+        tmp_path / "played", manifest={}, config=to_builtins(settings), config_hash=config_hash(settings)
+    )
+    for index in range(2):
+        run.trajectory(index).write_bytes(sealed.build(episode(2)))
+    words = ["label", "judge", run.name, "--url", stub.url, "--model", "stub", "--json"]
+
+    def told(*more: str) -> Any:
+        done = CliRunner().invoke(cli, [*words, *more], env={"HPC_RUNS": str(tmp_path)})
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    stub.script(about(1, 2), about(1, 2))
+    assert list(told("--jobs", "2")["jobs"]) == ["judge"]
+    until(lambda: [state.state for state in states(run, "judge")] == ["DONE", "DONE"], "both judges")
+    rows = told("--collect")
+    assert [(row["optimal"], row["without"], row["added"]) for row in rows] == [(2, 0, 2)] * 2
+    assert len(stub.requests) == 2

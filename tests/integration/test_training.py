@@ -245,6 +245,9 @@ def test_grpo_starts_where_the_engine_is_and_follows_the_advantages(
     assert abs(first["loss"]) < 1e-5  # the advantages of a group balance each other
     assert later[-1]["loss"] < first["loss"] - 0.05
     np.testing.assert_allclose(np.array(curve(alone)), np.array(curve(pair)), rtol=1e-3, atol=1e-6)
+    rest = make("rest", *changes, "train.global_batch=3")  # the last batch is filled with empty rows
+    assert nursery.train(rest.root) == [0], log_of(rest)
+    assert len(curve(rest)) == 3
 
 
 ADAPTERS = ["lora.rank=4", "train.optimizer.lr=0.02", "train.optimizer.warmup_steps=0"]

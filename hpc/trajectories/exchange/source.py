@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from hpc.core import files
 from hpc.core.errors import TrajectoryIncomplete, TrajectoryLayoutError
 from hpc.trajectories.records import ActionTaken, EpisodeHeader, Origin, OutcomeReached, Record
 
@@ -37,8 +37,7 @@ def read_bytes(path: Path) -> bytes:
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal, read in pieces."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return files.sha256(path)
     except OSError as error:
         raise TrajectoryIncomplete(f"cannot read {path}: {error.strerror}", "check the name") from error
 

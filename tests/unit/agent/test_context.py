@@ -10,10 +10,10 @@ from msgspec.structs import replace
 
 from hpc.agent.context import ITSELF, ContextKeeper, context_config, context_tokens, last_to_go, summary_text
 from hpc.agent.loop import EpisodeLoop
-from hpc.agent.prompts import read_prompt
 from hpc.agent.state import EpisodeState
 from hpc.config.agent import AgentConfig, ContextConfig, SamplingConfig
 from hpc.core.errors import ConfigError, ServerNotReady, ServingError
+from hpc.core.prompts import read_prompt
 from hpc.trajectories.check import check_records
 from hpc.trajectories.records import ActionTaken, ContextRewritten, GuidanceApplied, ModelResponse, Usage
 from tests.unit.agent.fakes import Environment, Killed, Mail, Model, Store, Watcher, World, call, opening

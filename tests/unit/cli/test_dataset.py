@@ -94,7 +94,9 @@ def test_rollouts_carry_their_advantage_over_the_others_of_their_task(tmp_path: 
     episodes = [episode(3, name=f"demo-{n:05d}", task=task, score=score) for n, (task, score) in enumerate(scores)]
     files = store(tmp_path / "run", *episodes)
     built = value("build", *files, "dataset=rollouts", "--name", "r", "--to", tmp_path)
-    assert built["rewards"] == [0.1, 0.3, 0.5, 0.5] and built["left_out"] == {"no difference in its group": 2}
+    assert built["rewards"] == {"minilab/a": [0.1, 0.3], "minilab/b": [0.5, 0.5]} and built["left_out"] == {
+        "no difference in its group": 2
+    }
     assert value("verify", tmp_path / "r")["ok"]
     with Dataset(tmp_path / "r") as found:
         for example, sign in zip(found, (-1.0, 1.0), strict=True):

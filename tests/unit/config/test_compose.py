@@ -167,7 +167,16 @@ def test_the_list_names_every_option() -> None:
     shown = CliRunner().invoke(cli, ["config", "list"])
     rows = dict(line.split("\t") for line in shown.output.splitlines())
     assert rows["drift"].split() == ["default", "minilab", "off"]
-    assert rows["(kinds)"].split() == ["dataset", "drift", "episodes", "router", "server", "supervision", "train"]
+    assert rows["(kinds)"].split() == [
+        "dataset",
+        "drift",
+        "episodes",
+        "grpo",
+        "router",
+        "server",
+        "supervision",
+        "train",
+    ]
 
 
 def test_what_is_shown_can_be_read_back() -> None:

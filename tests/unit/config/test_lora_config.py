@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from hpc.config import compose
 from hpc.config.lora import TARGETS, LoraConfig
 from hpc.core.errors import ConfigError
+from hpc.launch_grpo import Leader
+from hpc.rundir import RunDir
 
 
 def test_off_unless_asked_for() -> None:
@@ -42,3 +46,8 @@ def test_a_target_that_is_none_is_refused_with_those_that_are() -> None:
     with pytest.raises(ConfigError) as caught:
         compose("train", ["lora=on", "lora.targets=[linear_qkv,linear_fc]"])
     assert "did you mean 'linear_fc" in caught.value.hint
+
+
+def test_rounds_of_grpo_hand_them_to_each_update(tmp_path: Path) -> None:
+    leader = Leader(RunDir(tmp_path), compose("grpo", ["run.name=rl", "lora.rank=8"]))
+    assert leader.update_config(2, "runs/rl-001-update").lora == LoraConfig(rank=8)

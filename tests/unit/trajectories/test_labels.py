@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
+import resource
+import signal
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from hpc.core.errors import TrajectoryError
 from hpc.trajectories.labels import Label, Pass, add_labels, is_done, labels_path, read_labels
@@ -100,7 +99,24 @@ def test_where_labels_lie(tmp_path: Path) -> None:
     assert labels_path(tmp_path / "alone.h5") == tmp_path / "alone.h5.labels.jsonl"
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="needs a file system of its own")
-def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path) -> None:
-    with pytest.raises(TrajectoryError, match="cannot write /dev/full"):
-        add_labels(Path("/dev/full"), [a_label(1)])
+def _add_with_little_room(path: Path, most_bytes: int, said: Any) -> None:
+    """In a process of its own, whose files may not grow beyond ``most_bytes``."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then a write says EFBIG, as a full disk says ENOSPC
+    try:
+        add_labels(path, [a_label(step) for step in range(50)])
+    except TrajectoryError as error:
+        said.put(str(error))
+
+
+def test_a_file_that_cannot_grow_stays_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl"
+    add_labels(path, [a_label(1), a_pass()])
+    before = path.read_bytes()
+    context = multiprocessing.get_context("spawn")
+    said = context.Queue()
+    process = context.Process(target=_add_with_little_room, args=(path, len(before) + 1000, said))
+    process.start()
+    assert f"cannot write {path}" in said.get(timeout=60)
+    process.join()
+    assert path.read_bytes() == before

@@ -167,6 +167,7 @@ class Leader:
             cluster=config.cluster,
             model=config.model,
             layout=config.layout,
+            lora=config.lora,
             train=msgspec.structs.replace(
                 config.train,
                 dataset=str(self.run.dataset(number)),

@@ -24,10 +24,17 @@ from hpc.launch import Launch, provenance
 from hpc.rundir import RunDir
 from hpc.serving.preflight import resolve_model
 from hpc.slurm import JobSpec
-from hpc.training.layout import check
+from hpc.training.layout import check, check_adapters
 from hpc.training.packing import fingerprint, require_same_data, require_tokenizer, take_in
 from hpc.training.shape import read_shape
-from hpc.training.shelf import Checkpoint, parse_reference, refuse_broken_moves, shelf_of
+from hpc.training.shelf import (
+    Checkpoint,
+    describe_adapters,
+    parse_reference,
+    refuse_broken_moves,
+    refuse_other_adapters,
+    shelf_of,
+)
 
 TRAIN = "train"
 
@@ -214,6 +221,7 @@ def _check(config: TrainRunConfig, world: int) -> None:
     shape = read_shape(Path(config.model.path))
     check(config.layout, shape, world)
     _check_optimizer(config)
+    check_adapters(config.lora, shape)
     if config.train.packing and config.layout.context > 1:
         raise ConfigError(
             f"packed rows cannot be shared by layout.context={config.layout.context} ranks",
@@ -254,3 +262,4 @@ def _check_start(config: TrainRunConfig, reference: str, data: dict[str, Any] | 
     if data is not None:
         require_same_data(data, checkpoint.data, checkpoint.folder)
     refuse_broken_moves(checkpoint.layout, to_builtins(config.layout), experts=experts)
+    refuse_other_adapters(checkpoint, describe_adapters(config.lora))

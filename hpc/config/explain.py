@@ -112,7 +112,7 @@ def _type_at(struct: type[Any], path: str) -> Any:
         if _is_struct(current):
             current = {field.name: field.type for field in msgspec.structs.fields(current)}.get(part)
         else:  # a key of a mapping or an index of a list
-            current = next(iter(get_args(current)[-1:]), None)
+            current = next((each for each in reversed(get_args(current)) if each is not Ellipsis), None)
         if get_origin(current) in (Union, UnionType):
             current = next(filter(_is_struct, get_args(current)), current)
     return current

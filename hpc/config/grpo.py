@@ -12,6 +12,7 @@ from hpc.config.dataset import DatasetConfig
 from hpc.config.drift import DriftConfig
 from hpc.config.gym import GymConfig
 from hpc.config.layout import LayoutConfig
+from hpc.config.lora import LoraConfig
 from hpc.config.model import ModelConfig
 from hpc.config.router import RouterConfig
 from hpc.config.runtime import RuntimeConfig
@@ -86,3 +87,4 @@ class GrpoRunConfig(Config):
     layout: LayoutConfig
     train: TrainConfig
     dataset: DatasetConfig
+    lora: LoraConfig = LoraConfig()

@@ -9,6 +9,7 @@ import msgspec
 from hpc.config.base import Config
 from hpc.config.cluster import ClusterConfig
 from hpc.config.layout import LayoutConfig
+from hpc.config.lora import LoraConfig
 from hpc.config.model import ModelConfig
 
 
@@ -219,3 +220,4 @@ class TrainRunConfig(Config):
     model: ModelConfig
     layout: LayoutConfig
     train: TrainConfig
+    lora: LoraConfig = LoraConfig()

@@ -20,7 +20,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from hpc.core.errors import CheckpointError
 from hpc.training.engine import Engine
-from hpc.training.shelf import Checkpoint, Shelf, check_files, refuse_broken_moves
+from hpc.training.lora import adapters_of
+from hpc.training.shelf import Checkpoint, Shelf, check_files, refuse_broken_moves, refuse_other_adapters
 
 METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
 """The only format of the distributed optimizer that moves between layouts; the faster ones corrupt Adam's
@@ -32,13 +33,17 @@ class Checkpointer:
 
     Args:
         layout: plain values, kept in the marker; it decides what may be loaded where.
+        adapters: as `Checkpoint.adapters`; if there are any, nothing else of the model is written.
     """
 
-    def __init__(self, shelf: Shelf, engine: Engine, *, layout: dict[str, Any], experts: bool) -> None:
+    def __init__(
+        self, shelf: Shelf, engine: Engine, *, layout: dict[str, Any], experts: bool, adapters: dict[str, Any]
+    ) -> None:
         self.shelf = shelf
         self.engine = engine
         self.layout = layout
         self.experts = experts
+        self.adapters = adapters
         self.rank = dist.get_rank()
         self._queue = AsyncCallsQueue()
         if self.rank == 0:
@@ -100,6 +105,7 @@ class Checkpointer:
             ConfigError: it cannot be loaded in this layout.
         """
         refuse_broken_moves(checkpoint.layout, self.layout, experts=self.experts)
+        refuse_other_adapters(checkpoint, self.adapters)
         check_files(checkpoint)
         try:
             with torch.no_grad():
@@ -118,7 +124,7 @@ class Checkpointer:
 
     def _state(self, *, loading: bool) -> dict[str, Any]:
         models = {
-            f"model{index}": module.sharded_state_dict(metadata=METADATA)
+            f"model{index}": model_state(module, adapters=bool(self.adapters))
             for index, module in enumerate(self.engine.modules)
         }
         optimizer = self.engine.optimizer.sharded_state_dict(models, is_loading=loading, metadata=METADATA)
@@ -143,6 +149,12 @@ class _ResultsFile:
             return pickle.loads(self.path.read_bytes())
         except (OSError, EOFError, pickle.UnpicklingError):
             raise Empty from None
+
+
+def model_state(module: Any, *, adapters: bool) -> dict[str, Any]:
+    """What a checkpoint holds of a chunk, as Megatron-core's sharded state."""
+    state: dict[str, Any] = module.sharded_state_dict(metadata=METADATA)
+    return adapters_of(state) if adapters else state
 
 
 def versions() -> dict[str, str]:

@@ -16,7 +16,17 @@ from megatron.core import parallel_state
 from safetensors import SafetensorError, safe_open
 
 from hpc.core.errors import CheckpointError
-from hpc.training.naming import EMBEDDING, HEAD, fuse_qkv, hugging_face_names, in_whole_model, is_expert, split_qkv
+from hpc.training.batches import default_device
+from hpc.training.naming import (
+    EMBEDDING,
+    HEAD,
+    fuse_qkv,
+    hugging_face_names,
+    in_whole_model,
+    is_adapter,
+    is_expert,
+    split_qkv,
+)
 from hpc.training.shape import ModelShape
 
 INDEX = "model.safetensors.index.json"
@@ -79,7 +89,7 @@ class Whole(NamedTuple):
 
 @torch.no_grad()
 def load_hf(chunks: Sequence[Any], shape: ModelShape, folder: Path) -> None:
-    """Give this rank's chunks the weights in ``folder``, cast to their own precision.
+    """Give this rank's chunks the weights in ``folder``, cast to their own precision; adapters stay as they are.
 
     Raises:
         CheckpointError: a tensor is missing or has another shape, or a file is damaged.
@@ -110,6 +120,8 @@ def whole_tensors(
     chunks: Sequence[Any],
     shape: ModelShape,
     value: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.detach,
+    *,
+    adapters: bool = False,
 ) -> Iterator[Whole]:
     """The tensors of the whole model that this rank has a part of, under Hugging Face's names.
 
@@ -117,8 +129,9 @@ def whole_tensors(
 
     Args:
         value: what to take of each parameter; ``lambda p: p.main_grad`` gives gradients.
+        adapters: those of the adapters instead, as `NAME.lora_A.weight` and `NAME.lora_B.weight`.
     """
-    for name, parameter in _own(chunks):
+    for name, parameter in _own(chunks, adapters=adapters):
         form, names = hugging_face_names(name)
         if shape.tied and names == [HEAD]:
             continue
@@ -132,12 +145,29 @@ def whole_tensors(
             tensors = [torch.cat([half[number] for half in halves], dimension or 0) for number in (0, 1)]
         else:
             fused = torch.cat(parts, dimension or 0) if len(parts) > 1 else parts[0]
-            tensors = split_qkv(shape, fused) if form == "qkv" else [fused]
+            tensors = split_qkv(shape, fused) if form == "qkv" else [fused] * len(names)
         mine = _is_writer(name)
         yield from (Whole(part, tensor.contiguous(), mine) for part, tensor in zip(names, tensors, strict=True))
 
 
-def _own(chunks: Sequence[Any]) -> Iterator[tuple[str, torch.Tensor]]:
+@torch.no_grad()
+def checksum(chunks: Sequence[Any], shape: ModelShape) -> str:
+    """Tells the weights of whole models apart, adapters aside: the sum of their bits as integers, modulo 2^64.
+
+    It is the same in every layout. All ranks call it together.
+    """
+    total = torch.zeros((), dtype=torch.int64, device=default_device())
+    for name, parameter in _own(chunks):
+        if shape.tied and hugging_face_names(name)[1] == [HEAD]:
+            continue
+        if _copy(name) == 0 and (_dimension(parameter) is not None or _group(name).rank() == 0):
+            bits = torch.int32 if parameter.element_size() == 4 else torch.int16
+            total += parameter.detach().view(bits).sum(dtype=torch.int64)
+    dist.all_reduce(total)
+    return f"{int(total) % (1 << 64):016x}"
+
+
+def _own(chunks: Sequence[Any], *, adapters: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
     """This rank's weights under their names in the whole model; the routers' biases are buffers."""
     for chunk in chunks:
         experts = chunk.config.num_moe_experts or 0
@@ -146,7 +176,7 @@ def _own(chunks: Sequence[Any]) -> Iterator[tuple[str, torch.Tensor]]:
         layers = {number: layer.layer_number - 1 for number, layer in enumerate(chunk.decoder.layers)}
         biases = ((name, buffer) for name, buffer in chunk.named_buffers() if name.endswith("router.expert_bias"))
         for name, parameter in (*chunk.named_parameters(), *biases):
-            if parameter is not None:
+            if parameter is not None and is_adapter(name) == adapters:
                 yield in_whole_model(name, layer=layers, first_expert=first), parameter
 
 
@@ -168,10 +198,15 @@ def _dimension(parameter: torch.Tensor) -> int | None:
     return dimension if dimension >= 0 else None
 
 
-def _is_writer(name: str) -> bool:
-    copy = (
+def _copy(name: str) -> int:
+    """Which of the copies of a weight that data-parallel ranks have is this rank's."""
+    copy: int = (
         parallel_state.get_expert_data_parallel_rank()
         if is_expert(name)
         else parallel_state.get_data_parallel_rank(with_context_parallel=True)
     )
-    return bool(_group(name).rank() == 0 and copy == 0)
+    return copy
+
+
+def _is_writer(name: str) -> bool:
+    return bool(_group(name).rank() == 0 and _copy(name) == 0)

@@ -1,4 +1,4 @@
-"""Which layouts a model can be trained in. Pure: no torch.
+"""Which layouts a model can be trained in, and with which adapters. Pure: no torch.
 
 Besides what cannot be divided this refuses what Megatron-core 0.16.1 is known to compute wrongly.
 """
@@ -6,8 +6,12 @@ Besides what cannot be divided this refuses what Megatron-core 0.16.1 is known t
 from __future__ import annotations
 
 from hpc.config.layout import LayoutConfig
+from hpc.config.lora import LoraConfig, Target
 from hpc.core.errors import ConfigError
 from hpc.training.shape import ModelShape
+
+BESIDE_EXPERTS: tuple[Target, ...] = ("linear_qkv", "linear_proj")
+"""Layers that may have adapters in a model with experts."""
 
 
 def check(layout: LayoutConfig, shape: ModelShape, world: int, *, on_cpu: bool = False) -> int:
@@ -35,6 +39,20 @@ def check(layout: LayoutConfig, shape: ModelShape, world: int, *, on_cpu: bool =
         )
     _check_experts(layout, shape, world, on_cpu)
     return world // layout.model_ranks
+
+
+def check_adapters(lora: LoraConfig, shape: ModelShape) -> None:
+    """Refuse adapters where they are not made.
+
+    Raises:
+        ConfigError: in the MLPs of a model with experts.
+    """
+    refused = [target for target in lora.targets if target not in BESIDE_EXPERTS]
+    if lora.enabled and shape.experts and refused:
+        raise ConfigError(
+            f"lora.targets names {' and '.join(refused)}, but {shape.family} has experts, which have no adapters here",
+            f"set lora.targets=[{','.join(BESIDE_EXPERTS)}]",
+        )
 
 
 def _check_experts(layout: LayoutConfig, shape: ModelShape, world: int, on_cpu: bool) -> None:

@@ -40,13 +40,14 @@ TASKS = 50
 
 class Built(NamedTuple):
     """A model as the loop needs it: this rank's chunks with the model's own weights, what rows must be a
-    multiple of, the size of its vocabulary, and the floating-point operations of a step over examples of
-    given lengths."""
+    multiple of, the size of its vocabulary, the floating-point operations of a step over examples of
+    given lengths, and what `Checkpoint.adapters` says of it."""
 
     chunks: list[Any]
     multiple: int
     vocabulary: int
     flops: Callable[[list[int]], float]
+    adapters: dict[str, Any]
 
 
 class Trainer:
@@ -86,7 +87,9 @@ class Trainer:
         self.losses: dict[str, float] = {}
         experts = built.chunks[0].config.num_moe_experts is not None
         self.layout = to_builtins(config.layout)
-        self.checkpointer = Checkpointer(shelf_of(run), self.engine, layout=self.layout, experts=experts)
+        self.checkpointer = Checkpointer(
+            shelf_of(run), self.engine, layout=self.layout, experts=experts, adapters=built.adapters
+        )
         self._resume()
         self.saved = self.step
         self.metrics: MetricsLog | None = None
@@ -186,6 +189,7 @@ class Trainer:
             self.step,
             layout=self.layout,
             data=self.data,
+            adapters=self.built.adapters,
             loss=self.losses.get("train"),
             validation_loss=self.losses.pop("validation", None),
             state={

@@ -6,7 +6,7 @@ In this order, on every rank::
     torch.distributed.init_process_group(platform.backend(), ...)
     shape = read_shape(folder)
     start_parallel(layout, shape, seed=1)
-    chunks = build_model(shape, layout, precision="fp32")
+    chunks = build_model(shape, layout, precision="fp32")    # lora=LoraConfig(rank=16): with adapters
     load_hf(chunks, shape, folder)                      # hpc.training.convert
 
 A chunk is called as ``chunk(tokens, position_ids, None, labels=labels, packed_seq_params=None)`` with int64
@@ -27,12 +27,15 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch.nn.functional import silu
 
 from hpc.config.layout import LayoutConfig
+from hpc.config.lora import LoraConfig
 from hpc.training.layers import block_spec, uses_transformer_engine
-from hpc.training.layout import check
+from hpc.training.layout import check, check_adapters
+from hpc.training.lora import freeze, reset_adapters
 from hpc.training.platform import prepare
 from hpc.training.shape import ModelShape
 
 Precision = Literal["fp32", "bf16"]
+NO_ADAPTERS = LoraConfig()
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -56,26 +59,49 @@ def start_parallel(layout: LayoutConfig, shape: ModelShape, *, seed: int) -> Non
 
 
 def build_model(
-    shape: ModelShape, layout: LayoutConfig, *, precision: Precision, recompute: Literal["none", "full"] = "none"
+    shape: ModelShape,
+    layout: LayoutConfig,
+    *,
+    precision: Precision,
+    recompute: Literal["none", "full"] = "none",
+    lora: LoraConfig = NO_ADAPTERS,
+    seed: int = 0,
 ) -> list[Any]:
     """This rank's chunks, with random weights: one, or several with interleaved pipeline stages.
 
     Args:
         recompute: "full" forgets activations and computes them again in the backward pass.
+        lora: with a rank nothing but adapters can be trained.
+        seed: decides the adapters' first values.
+
+    Raises:
+        ConfigError: the model has layers that are to have adapters and cannot.
     """
-    config = _config(shape, layout, precision, recompute)
-    return [
-        _chunk(config, shape, layout, number if layout.virtual_pipeline > 1 else None)
+    check_adapters(lora, shape)
+    config = _config(shape, layout, precision, recompute, grouped=uses_transformer_engine() and not lora.enabled)
+    chunks = [
+        _chunk(config, shape, layout, number if layout.virtual_pipeline > 1 else None, lora)
         for number in range(layout.virtual_pipeline)
     ]
+    if lora.enabled:
+        freeze(chunks)
+        reset_adapters(chunks, seed)
+    if lora.enabled and recompute == "full":
+        # what a checkpointed layer computes has gradients only if its input has; frozen embeddings give none
+        for chunk in chunks:
+            if chunk.pre_process:
+                chunk.embedding.register_forward_hook(lambda module, given, output: output.requires_grad_())
+    return chunks
 
 
-def _chunk(config: TransformerConfig, shape: ModelShape, layout: LayoutConfig, number: int | None) -> GPTModel:
+def _chunk(
+    config: TransformerConfig, shape: ModelShape, layout: LayoutConfig, number: int | None, lora: LoraConfig
+) -> GPTModel:
     first = parallel_state.is_pipeline_first_stage(ignore_virtual=True) and number in (None, 0)
     last = parallel_state.is_pipeline_last_stage(ignore_virtual=True) and number in (None, layout.virtual_pipeline - 1)
     model = GPTModel(
         config=config,
-        transformer_layer_spec=block_spec(config, number),
+        transformer_layer_spec=block_spec(config, number, lora),
         vocab_size=shape.vocabulary,
         max_sequence_length=shape.max_positions,
         pre_process=first,
@@ -92,7 +118,10 @@ def _chunk(config: TransformerConfig, shape: ModelShape, layout: LayoutConfig, n
     return model.cuda() if prepare() == "cuda" else model
 
 
-def _config(shape: ModelShape, layout: LayoutConfig, precision: Precision, recompute: str) -> TransformerConfig:
+def _config(
+    shape: ModelShape, layout: LayoutConfig, precision: Precision, recompute: str, *, grouped: bool
+) -> TransformerConfig:
+    """``grouped``: experts as one operation, which needs TransformerEngine's layers."""
     dtype, on_gpu = DTYPES[precision], prepare() == "cuda"
     experts: dict[str, Any] = {}
     if shape.experts:
@@ -112,7 +141,7 @@ def _config(shape: ModelShape, layout: LayoutConfig, precision: Precision, recom
             "moe_router_load_balancing_type": "none",
             "moe_router_dtype": "fp32",
             "moe_token_dispatcher_type": "alltoall",
-            "moe_grouped_gemm": uses_transformer_engine(),
+            "moe_grouped_gemm": grouped,
         }
     if recompute == "full":
         experts |= {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}

@@ -13,7 +13,8 @@ import torch
 
 from hpc.training.shape import ModelShape
 
-Form = Literal["plain", "gated", "qkv"]
+Form = Literal["plain", "gated", "qkv", "all of gated", "all of qkv"]
+"""How a weight holds others: as itself, as their rows, or one for all of them (as A of an adapter)."""
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -50,11 +51,28 @@ _TABLE: tuple[tuple[str, Form, str], ...] = (
         "plain",
         "model.layers.{}.mlp.shared_experts.down_proj.weight",
     ),
+    (
+        _LAYER + r"self_attention\.linear_qkv\.lora_(A)",
+        "all of qkv",
+        "model.layers.{}.self_attn.*_proj.lora_{}.weight",
+    ),
+    (_LAYER + r"self_attention\.linear_qkv\.lora_(B)", "qkv", "model.layers.{}.self_attn.*_proj.lora_{}.weight"),
+    (_LAYER + r"self_attention\.linear_proj\.lora_([AB])", "plain", "model.layers.{}.self_attn.o_proj.lora_{}.weight"),
+    (_LAYER + r"mlp\.linear_fc1\.lora_(A)", "all of gated", "model.layers.{}.mlp.*_proj.lora_{}.weight"),
+    (_LAYER + r"mlp\.linear_fc1\.lora_(B)", "gated", "model.layers.{}.mlp.*_proj.lora_{}.weight"),
+    (_LAYER + r"mlp\.linear_fc2\.lora_([AB])", "plain", "model.layers.{}.mlp.down_proj.lora_{}.weight"),
     (_EXPERT.format(1), "gated", "model.layers.{}.mlp.experts.{}.*_proj.weight"),
     (_EXPERT.format(2), "plain", "model.layers.{}.mlp.experts.{}.down_proj.weight"),
 )
 _NAMES = [(re.compile(pattern), form, name) for pattern, form, name in _TABLE]
-_PARTS: dict[Form, tuple[str, ...]] = {"plain": ("",), "gated": ("gate", "up"), "qkv": ("q", "k", "v")}
+_GATED, _QKV = ("gate", "up"), ("q", "k", "v")
+_PARTS: dict[Form, tuple[str, ...]] = {
+    "plain": ("",),
+    "gated": _GATED,
+    "qkv": _QKV,
+    "all of gated": _GATED,
+    "all of qkv": _QKV,
+}
 
 
 def hugging_face_names(name: str) -> tuple[Form, list[str]]:
@@ -73,6 +91,11 @@ def hugging_face_names(name: str) -> tuple[Form, list[str]]:
 def is_expert(name: str) -> bool:
     """Whether it is a weight of one expert, which other ranks share than the rest."""
     return ".mlp.experts." in name
+
+
+def is_adapter(name: str) -> bool:
+    """Whether it is a weight of an adapter (`hpc.training.lora`)."""
+    return ".lora_" in name
 
 
 def in_whole_model(name: str, *, layer: dict[int, int], first_expert: int) -> str:

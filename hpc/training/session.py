@@ -6,7 +6,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,14 +20,15 @@ from hpc.core.errors import CheckpointError, ConfigError, DatasetError
 from hpc.examples import MANIFEST
 from hpc.examples.manifest import Manifest
 from hpc.rundir import RunDir
-from hpc.training.checkpoints import METADATA
-from hpc.training.convert import load_hf
+from hpc.training.checkpoints import model_state
+from hpc.training.convert import checksum, load_hf
 from hpc.training.export import export_hf
 from hpc.training.loop import Built, Outcome, Trainer
+from hpc.training.lora import merge_adapters
 from hpc.training.model import build_model, start_parallel
 from hpc.training.platform import backend, prepare
 from hpc.training.shape import ModelShape, read_shape
-from hpc.training.shelf import Checkpoint
+from hpc.training.shelf import Checkpoint, describe_adapters, refuse_other_adapters
 from hpc.training.world import Place, meet
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
@@ -45,9 +48,22 @@ def train(run: RunDir, config: TrainRunConfig, place: Place, *, stopping: Callab
     folder = Path(config.model.path)
     shape = read_shape(folder)
     with _ranks(place, config.layout, shape, threads=config.train.threads, seed=config.train.seed):
-        chunks = build_model(shape, config.layout, precision=config.train.precision, recompute=config.train.recompute)
+        chunks = build_model(
+            shape,
+            config.layout,
+            precision=config.train.precision,
+            recompute=config.train.recompute,
+            lora=config.lora,
+            seed=config.train.seed,
+        )
         load_hf(chunks, shape, folder)
-        built = Built(chunks, config.layout.row_multiple, shape.vocabulary, shape.flops)
+        built = Built(
+            chunks,
+            config.layout.row_multiple,
+            shape.vocabulary,
+            partial(shape.flops, frozen=config.lora.enabled),
+            _adapters(config, chunks, shape),
+        )
         with ExitStack() as stack:
             outcome = Trainer(run, config, built, stopping=stopping, stack=stack).run()
         dist.barrier()
@@ -59,11 +75,14 @@ def export_weights(
 ) -> None:
     """Write a checkpoint as Hugging Face weights; one process is enough, whatever the layout was.
 
+    Adapters are merged into the weights of the model that they were trained on.
+
     Args:
         dtype: precision of the tensors (float32, bfloat16 or float16); None: the source's.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
+        ConfigError: the model that its adapters were trained on is another by now.
         ExportFailed: the folder is there already, or the disk is full.
     """
     source = Path(config.model.path)
@@ -71,9 +90,12 @@ def export_weights(
     with tempfile.TemporaryDirectory() as temporary:
         place = Place(rank=0, world=1, local_rank=0, meeting=Path(temporary) / "meeting.json")
         with _ranks(place, LayoutConfig(), shape, threads=config.train.threads, seed=0):
-            chunks = build_model(shape, LayoutConfig(), precision=config.train.precision)
+            chunks = build_model(shape, LayoutConfig(), precision=config.train.precision, lora=config.lora)
+            if config.lora.enabled:
+                load_hf(chunks, shape, source)
+                refuse_other_adapters(checkpoint, _adapters(config, chunks, shape))
             try:
-                wanted = {"model0": chunks[0].sharded_state_dict(metadata=METADATA)}
+                wanted = {"model0": model_state(chunks[0], adapters=config.lora.enabled)}
                 loaded = dist_checkpointing.load(wanted, str(checkpoint.folder / "state"))
                 chunks[0].load_state_dict(loaded["model0"], strict=False)
             except (OSError, RuntimeError, KeyError, ValueError) as error:
@@ -82,6 +104,7 @@ def export_weights(
                 ) from error
             about = {"run": run, "step": checkpoint.step, "dataset": _dataset_of(config)}
             about |= {"start_from": config.train.start_from, "warm_start": config.train.warm_start}
+            merge_adapters(chunks)
             export_hf(chunks, shape, source, target, about=about, dtype=dtype)
 
 
@@ -92,6 +115,11 @@ def _dataset_of(config: TrainRunConfig) -> dict[str, str | None]:
     except DatasetError:
         content = None
     return {"folder": config.train.dataset, "content": content}
+
+
+def _adapters(config: TrainRunConfig, chunks: list[Any], shape: ModelShape) -> dict[str, Any]:
+    """What `Checkpoint.adapters` says of a model with its weights."""
+    return {**describe_adapters(config.lora), "base": checksum(chunks, shape)} if config.lora.enabled else {}
 
 
 @contextmanager

@@ -64,14 +64,17 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
         """Parameters of the whole model, without norms and biases."""
         return self._count(self.experts) + self.vocabulary * self.hidden * (1 if self.tied else 2)
 
-    def flops(self, lengths: Iterable[int]) -> float:
+    def flops(self, lengths: Iterable[int], *, frozen: bool = False) -> float:
         """Floating-point operations of a training step over sequences of these lengths (tokens): 6 for each
         parameter that is multiplied and token, and 12 x layers x heads x head size for each pair of tokens
         that attend to each other (Narayanan et al. 2021, arXiv 2104.04473, section 5.1, for causal attention).
+
+        ``frozen`` parameters have no gradients of their own, which leaves 4; what adapters do is not counted.
         """
         multiplied = self._count(self.active) + self.vocabulary * self.hidden
         width = self.heads * self.head_size
-        return sum(6.0 * multiplied * n + 6.0 * self.layers * width * n * n for n in lengths)
+        each = 4.0 if frozen else 6.0
+        return sum(each * multiplied * n + 6.0 * self.layers * width * n * n for n in lengths)
 
     def _count(self, experts: int) -> int:
         attention = self.hidden * self.head_size * (2 * self.heads + 2 * self.query_groups)

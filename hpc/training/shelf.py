@@ -24,6 +24,7 @@ from typing import Any
 
 import msgspec
 
+from hpc.config.lora import LoraConfig
 from hpc.core import files
 from hpc.core.errors import CheckpointError, CheckpointNotFound, ConfigError
 from hpc.rundir import RunDir
@@ -37,6 +38,8 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     ``step`` is how many optimizer steps were made; ``state`` what the trainer needs to go on besides
     tensors; ``data`` what the position in the data depends on; ``sizes`` the bytes of every file.
+    ``adapters``: it holds adapters alone, of this rank, alpha and targets, on a model of this checksum; empty: it
+    holds the whole model.
     """
 
     step: int
@@ -49,6 +52,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     validation_loss: float | None = None
     versions: dict[str, str] = {}
     sizes: dict[str, int] = {}
+    adapters: dict[str, Any] = {}
     path: str = ""
 
     @property
@@ -227,6 +231,41 @@ def refuse_broken_moves(before: dict[str, Any], now: dict[str, Any], *, experts:
             f"with {now.get('distributed_optimizer')}",
             "keep it as it was, or start from the exported weights",
         )
+
+
+def describe_adapters(lora: LoraConfig) -> dict[str, Any]:
+    """What `Checkpoint.adapters` says of adapters, without the model that they stand on."""
+    if not lora.enabled:
+        return {}
+    return {"rank": lora.rank, "alpha": lora.full_alpha, "targets": sorted(lora.targets)}
+
+
+def refuse_other_adapters(checkpoint: Checkpoint, now: dict[str, Any]) -> None:
+    """Refuse a checkpoint of other adapters, or of a whole model for adapters and the reverse.
+
+    Args:
+        now: as `Checkpoint.adapters`; without ``base`` where the model is not loaded yet.
+
+    Raises:
+        ConfigError: it cannot be loaded with them.
+    """
+    before = checkpoint.adapters
+    for name in ("rank", "alpha", "targets"):
+        was, wanted = _shown(before.get(name)), _shown(now.get(name))
+        if was != wanted:
+            raise ConfigError(
+                f"{checkpoint.folder} was made with lora.{name}={was}, not {wanted}",
+                "keep lora as it was, or start from the exported weights",
+            )
+    if "base" in now and before["base"] != now["base"]:
+        raise ConfigError(
+            f"the adapters in {checkpoint.folder} stand on another model than model.path, or train.precision differs",
+            "name the model that they were trained on, as it was then",
+        )
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else f"[{','.join(value)}]" if isinstance(value, list) else str(value)
 
 
 def _name(step: int) -> str:

@@ -1,18 +1,9 @@
-"""Trains one step in many layouts and compares with plain transformers: ``layout_checks FOLDER CASES_JSON``.
-
-Importing Megatron-core takes seconds, so one process imports it and forks the ranks of each case. Each
-case prints a JSON line: its name and what was found, or the error.
-"""
+"""What `training_checks` does in many layouts: one step compared with plain transformers, exports, masks."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import multiprocessing
 import shutil
-import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +108,8 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
     return tokens, (torch.rand(ROWS, LENGTH, generator=generator) < 0.6).float()
 
 
-def step(models: list[Any], tokens: torch.Tensor, mask: torch.Tensor, layout: LayoutConfig, *, micro: int = 1) -> float:
-    """One forward and backward pass over all ranks; the mean loss over the trained tokens."""
+def share_of(tokens: torch.Tensor, mask: torch.Tensor, layout: LayoutConfig) -> dict[str, torch.Tensor]:
+    """This rank's part of the rows, and of each row."""
     ranks, rank = parallel_state.get_data_parallel_world_size(), parallel_state.get_data_parallel_rank()
     mine = slice(rank * len(tokens) // ranks, (rank + 1) * len(tokens) // ranks)
     inputs = {"tokens": tokens[mine, :-1], "labels": tokens[mine, 1:], "mask": mask[mine]}
@@ -129,6 +120,12 @@ def step(models: list[Any], tokens: torch.Tensor, mask: torch.Tensor, layout: La
             key: value.reshape(len(value), count, -1)[:, [place, count - 1 - place]].reshape(len(value), -1)
             for key, value in inputs.items()
         }
+    return inputs
+
+
+def step(models: list[Any], tokens: torch.Tensor, mask: torch.Tensor, layout: LayoutConfig, *, micro: int = 1) -> float:
+    """One forward and backward pass over all ranks; the mean loss over the trained tokens."""
+    inputs = share_of(tokens, mask, layout)
 
     def batches() -> Any:
         for start in range(0, len(inputs["tokens"]), micro):
@@ -378,55 +375,3 @@ def rounded(one: Path, other: Path, name: str) -> bool:
         return next(tensors[name] for tensors in found if name in tensors)
 
     return torch.equal(get(one).bfloat16().float(), get(other).float())
-
-
-CHECKS: dict[str, Callable[[Path, dict[str, Any]], dict[str, Any]]] = {
-    "layout": check_layout,
-    "logits": check_logits,
-    "masked": check_masked,
-    "export": check_export,
-}
-
-
-def work(rank: int, root: Path, case: dict[str, Any]) -> None:
-    torch.set_num_threads(1)
-    out = root / "results" / f"{case['name']}-{rank}.json"
-    try:
-        rendezvous = f"file://{root}/meet-{case['name']}"
-        dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=case["world"])
-        found = CHECKS[case["check"]](root, case)
-        dist.barrier()
-        dist.destroy_process_group()
-    except Exception as error:
-        found = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
-    out.write_text(json.dumps(found))
-
-
-def main() -> None:
-    root, cases = Path(sys.argv[1]), json.loads(sys.argv[2])
-    for folder in ("results", "exports"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
-    for name in dict.fromkeys(case["model"] for case in cases):
-        make_reference(root, name)
-    forked = multiprocessing.get_context("fork")
-    for case in cases:
-        ranks = [forked.Process(target=work, args=(rank, root, case)) for rank in range(case["world"])]
-        for process in ranks:
-            process.start()
-        for process in ranks:
-            process.join(120)
-        found: dict[str, Any] = {}
-        for rank, process in enumerate(ranks):
-            if process.exitcode is None:
-                process.kill()
-                found = {"error": f"rank {rank} does not end"}
-            with contextlib.suppress(FileNotFoundError):
-                theirs = json.loads((root / "results" / f"{case['name']}-{rank}.json").read_text())
-                if rank == 0 or "error" in theirs:
-                    found = found if "error" in found else theirs
-        print(json.dumps({"name": case["name"], **(found or {"error": "no rank said anything"})}), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -15,7 +15,7 @@ import torch
 
 from hpc.config import compose, config_hash, to_builtins
 from hpc.core.locate import data_dir
-from hpc.examples import DatasetWriter, Example
+from hpc.examples import Dataset, DatasetWriter, Example
 from hpc.examples.advantages import group_advantages
 from hpc.rundir import RunDir
 from hpc.training.metrics import read_metrics
@@ -268,3 +268,73 @@ def test_grpo_starts_where_the_engine_is_and_follows_the_advantages(
     rest = make("rest", *changes, "train.global_batch=3")  # the last batch is filled with empty rows
     assert nursery.train(rest.root) == [0], log_of(rest)
     assert len(curve(rest)) == 3
+
+
+ADAPTERS = ["lora.rank=4", "train.optimizer.lr=0.02", "train.optimizer.warmup_steps=0"]
+
+
+def full_precision(folder: Path) -> Path:
+    """The tiny policy in fp32, so that rounding hides nothing of what is merged."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).save_pretrained(folder)
+    return folder
+
+
+def test_adapters_killed_at_random_go_on_exactly_and_move_between_layouts(
+    nursery: Nursery, make: Make, whole: RunDir
+) -> None:
+    alone, killed = make("alone", *ADAPTERS), make("killed", *ADAPTERS)
+    assert nursery.train(alone.root) == [0], log_of(alone)
+    losses = [row[2] for row in curve(alone)]
+    assert losses[0] == pytest.approx(curve(whole)[0][2], rel=1e-6) and losses[-1] < losses[0] - 0.2, losses
+    assert killed_often(nursery, killed, random.Random(3)) == 2
+    assert curve(killed) == curve(alone)
+    saved = shelf_of(alone).find("4")
+    assert saved.bytes < shelf_of(whole).find("4").bytes / 10  # the model itself is not in it
+
+    there = f"train.start_from={alone.root}@4"
+    for layout in (["layout.tensor=2", "layout.sequence=true"], ["layout.pipeline=2"]):
+        other = make("-".join(["other", *layout]), there, *ADAPTERS, *layout)
+        assert nursery.train(other.root, world=2) == [0, 0], log_of(other)
+        np.testing.assert_allclose(np.array(curve(other)), np.array(curve(alone)[4:]), rtol=3e-5)
+
+
+def test_adapters_are_merged_into_the_model_that_they_were_trained_on_and_no_other(
+    nursery: Nursery, make: Make, tmp_path: Path
+) -> None:
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM
+
+    model = full_precision(tmp_path / "model")
+    measured = ["train.validation=validation", "train.steps=4"]
+    run = make("run", f"model.path={model}", *ADAPTERS, *measured)
+    assert nursery.train(run.root) == [0], log_of(run)
+    assert nursery.export(run.root, 4, tmp_path / "merged") == 0, log_of(run)
+    served = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    total, count = 0.0, 0
+    with Dataset(Path(run.read_config()["train"]["dataset"]), split="validation") as examples, torch.no_grad():
+        for example in examples:
+            tokens, mask = torch.from_numpy(example.tokens.astype(np.int64)), example.loss_mask[1:].astype(bool)
+            losses = torch.nn.functional.cross_entropy(
+                served(tokens[None]).logits[0, :-1], tokens[1:], reduction="none"
+            )
+            total, count = total + float(losses[torch.from_numpy(mask)].sum()), count + int(mask.sum())
+    last = list(read_metrics(run.metrics, "validation"))[-1]
+    assert last["step"] == 4 and last["tokens"] == count
+    assert total / count == pytest.approx(last["loss"], abs=1e-5)
+
+    more = make("more", f"model.path={model}", *ADAPTERS, f"train.start_from={run.root}@4", "lora.rank=8")
+    assert nursery.train(more.root) == [2]
+    assert "was made with lora.rank=4, not 8" in log_of(more)
+    with safe_open(model / "model.safetensors", "pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    weights["model.layers.3.mlp.down_proj.weight"][0, 0] += 1e-3
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    run.done.unlink(missing_ok=True)
+    assert nursery.train(run.root) == [2]
+    assert nursery.export(run.root, 4, tmp_path / "again") == 2 and not (tmp_path / "again").exists()
+    assert log_of(run).count("stand on another model than model.path") == 2

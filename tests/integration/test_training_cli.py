@@ -65,6 +65,9 @@ def test_from_a_dataset_to_weights_that_transformers_loads(overrides: list[str],
     assert "distributed_optimizer=False cannot be loaded with True" in refusal(
         "train", "sft", *overrides, "run.name=more", there, "layout.distributed_optimizer=true"
     )
+    assert "was made with lora.rank=none, not 4" in refusal(
+        "train", "sft", *overrides, "run.name=more", there, "lora.rank=4"
+    )
 
     target = tmp_path / "exported"
     assert read("checkpoint", "export", "taught@2", runs, f"--to={target}", "--dry-run")["dry_run"] is True
@@ -112,6 +115,8 @@ def test_a_dry_run_shows_the_script_and_touches_nothing(overrides: list[str], tm
         ("layout.context=2", "packed rows cannot be shared by layout.context=2 ranks"),
         ("train.validation=train", "validation is 'train', the split that is trained on"),
         ("train.start_from=/nowhere", "no run directory at /nowhere"),
+        ("lora.alpha=8", "lora.alpha is 8.0 with rank=0, which trains no adapters; set lora=on, or a rank"),
+        ("lora.targets=[linear_qkv,head]", "lora.targets[1] is 'head', which is no choice"),
         ("cluster.resources.train={nodes: 2}", "asks for 2 tasks, this machine starts one"),
     ],
 )

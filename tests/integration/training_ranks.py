@@ -1,4 +1,4 @@
-"""Starts ranks of trainings fast: torch and Megatron-core are imported once, each rank is a fork.
+"""Starts ranks of trainings, and exports, fast: torch and Megatron-core are imported once, each rank is a fork.
 
 Run as a program it reads one JSON request a line from standard input and answers each with one line.
 """
@@ -6,6 +6,7 @@ Run as a program it reads one JSON request a line from standard input and answer
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import resource
@@ -36,8 +37,12 @@ class Nursery:
         for rank in range(world):
             argv = [str(run), "--rank", str(rank), "--world", str(world), "--local-rank", str(rank)]
             argv += ["--start", f"test-{os.getpid()}-{self._starts}"]
-            pids.append(self._ask(do="start", argv=argv, log=f"{run}.log", most_bytes=most_bytes)["pid"])
+            pids.append(self._fork("rank", run, argv, most_bytes))
         return pids
+
+    def export(self, run: Path, step: int, target: Path) -> int:
+        """Write a checkpoint as `hpc checkpoint export` does; the exit status."""
+        return self.wait([self._fork("export", run, [str(run), str(step), str(target)], None)])[0]
 
     def say(self, pids: list[int], line: str) -> None:
         """What the parent of a rank would write into its standard input."""
@@ -65,6 +70,11 @@ class Nursery:
         self._process.wait(30)
         self._process.stdout.close()
 
+    def _fork(self, program: str, run: Path, argv: list[str], most_bytes: int | None) -> int:
+        request = {"program": program, "argv": argv, "log": f"{run}.log", "most_bytes": most_bytes}
+        pid: int = self._ask(do="start", **request)["pid"]
+        return pid
+
     def _ask(self, **request: Any) -> dict[str, Any]:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps(request) + "\n")
@@ -88,7 +98,7 @@ def _serve() -> None:
             pid = os.fork()
             if pid == 0:
                 os.close(write)
-                _become_rank(request, read)
+                _become(request, read)
             os.close(read)
             pipes[pid] = write
             answer = {"pid": pid}
@@ -100,7 +110,7 @@ def _serve() -> None:
         print(json.dumps(answer), flush=True)
 
 
-def _become_rank(request: dict[str, Any], read: int) -> None:
+def _become(request: dict[str, Any], read: int) -> None:
     code = 1
     try:
         os.dup2(read, 0)
@@ -111,9 +121,7 @@ def _become_rank(request: dict[str, Any], read: int) -> None:
         if request["most_bytes"] is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writes fail instead
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["most_bytes"],) * 2)
-        from jobs import rank
-
-        code = rank.main(request["argv"])
+        code = importlib.import_module(f"jobs.{request['program']}").main(request["argv"])
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

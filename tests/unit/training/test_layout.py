@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from hpc.config.layout import LayoutConfig
+from hpc.config.lora import LoraConfig
 from hpc.core.errors import ConfigError
-from hpc.training.layout import check
+from hpc.training.layout import check, check_adapters
 from hpc.training.shape import ModelShape, shape_of
 from tests.unit.training.test_shape import GLM, PLAIN
 
@@ -76,3 +77,12 @@ def test_rows_have_a_length_that_can_be_shared() -> None:
     assert LayoutConfig().row_multiple == 1
     assert LayoutConfig(tensor=2, sequence=True, context=2).row_multiple == 8
     assert LayoutConfig(context=2).row_multiple == 4
+
+
+def test_experts_have_no_adapters_but_attention_beside_them_may() -> None:
+    check_adapters(LoraConfig(rank=4), DENSE)
+    check_adapters(LoraConfig(), EXPERTS)
+    check_adapters(LoraConfig(rank=4, targets=("linear_proj",)), EXPERTS)
+    with pytest.raises(ConfigError, match="linear_fc1 and linear_fc2, but glm4_moe has experts") as caught:
+        check_adapters(LoraConfig(rank=4), EXPERTS)
+    assert caught.value.hint == "set lora.targets=[linear_qkv,linear_proj]"

@@ -57,6 +57,7 @@ def test_floating_point_operations_of_a_step() -> None:
     shape = shape_of(PLAIN)
     multiplied = 4 * (64 * 16 * (8 + 4) + 3 * 64 * 128) + 100 * 64
     assert shape.flops([10, 20]) == 6 * multiplied * 30 + 6 * 4 * 64 * (100 + 400)
+    assert shape.flops([10, 20]) - shape.flops([10, 20], frozen=True) == 2 * multiplied * 30
 
 
 @pytest.mark.parametrize(

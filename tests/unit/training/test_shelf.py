@@ -5,10 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from hpc.config.lora import LoraConfig
 from hpc.core.errors import CheckpointError, CheckpointNotFound, ConfigError
-from hpc.training.shelf import MARKER, Checkpoint, Shelf, parse_reference, refuse_broken_moves
+from hpc.training.shelf import (
+    MARKER,
+    Checkpoint,
+    Shelf,
+    describe_adapters,
+    parse_reference,
+    refuse_broken_moves,
+    refuse_other_adapters,
+)
 
 
 def about(step: int, validation: float | None = None) -> Checkpoint:
@@ -126,3 +136,46 @@ def test_what_moves_between_layouts(before: dict[str, Any], now: dict[str, Any],
 def test_what_is_loaded_wrongly_is_refused(before: dict[str, Any], now: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         refuse_broken_moves(before, now, experts=True)
+
+
+# ---- adapters
+
+
+def with_adapters(lora: LoraConfig, base: str = "b") -> Checkpoint:
+    adapters = {**describe_adapters(lora), "base": base} if lora.enabled else {}
+    return msgspec.structs.replace(about(1), adapters=adapters, path="here")
+
+
+@pytest.mark.parametrize("lora", [LoraConfig(), LoraConfig(rank=4), LoraConfig(rank=4, targets=("linear_qkv",))])
+def test_a_checkpoint_is_loaded_with_the_adapters_that_it_holds(lora: LoraConfig) -> None:
+    refuse_other_adapters(with_adapters(lora), describe_adapters(lora))
+    refuse_other_adapters(with_adapters(lora), with_adapters(lora).adapters)
+
+
+def test_a_default_written_out_is_no_other() -> None:
+    written = LoraConfig(rank=4, alpha=8, targets=("linear_fc2", "linear_fc1", "linear_qkv", "linear_proj"))
+    refuse_other_adapters(with_adapters(LoraConfig(rank=4)), describe_adapters(written))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
+    [
+        (LoraConfig(), LoraConfig(rank=4), "lora.rank=none, not 4"),
+        (LoraConfig(rank=4), LoraConfig(), "lora.rank=4, not none"),
+        (LoraConfig(rank=4), LoraConfig(rank=4, alpha=4), r"lora\.alpha=8\.0, not 4"),
+        (
+            LoraConfig(rank=4),
+            LoraConfig(rank=4, targets=("linear_qkv",)),
+            r"targets=\[linear_fc1,.*, not \[linear_qkv\]",
+        ),
+    ],
+)
+def test_other_adapters_are_refused(before: LoraConfig, now: LoraConfig, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        refuse_other_adapters(with_adapters(before), describe_adapters(now))
+
+
+def test_adapters_of_another_model_are_refused() -> None:
+    lora = LoraConfig(rank=4)
+    with pytest.raises(ConfigError, match="stand on another model"):
+        refuse_other_adapters(with_adapters(lora), {**describe_adapters(lora), "base": "c"})

@@ -189,7 +189,8 @@ class Leader:
         if not groups:
             why = ", ".join(f"{reason} ({count})" for reason, count in counts["left_out"].items()) or "see its report"
             raise JobFailed(
-                f"no rollout of {rollouts.name} has a reward: {why}", f"hpc episodes status {rollouts.name}"
+                f"no rollout of {rollouts.name} has a reward: {why}",
+                f"mend it (hpc episodes status {rollouts.name}), hpc run clean {rollouts.name}, repeat the command",
             )
         done = Round(
             number=number, version=self._name(version), weights=weights, rollouts=rollouts.name,

@@ -242,6 +242,11 @@ def _check_optimizer(config: TrainRunConfig) -> None:
     """Muon works on whole matrices, in an optimizer of their own."""
     if config.train.optimizer.kind != "muon":
         return
+    if config.lora.enabled:
+        raise ConfigError(
+            "train.optimizer.kind=muon with lora=on: what it does to adapters was never proven",
+            "set train.optimizer.kind=adamw, or lora=off",
+        )
     layout = config.layout
     for key, value, wanted in (
         ("tensor", layout.tensor, 1),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -22,6 +22,7 @@ from hpc.router.store import Store
 from hpc.wire.messages import Alert, StepBrief
 
 _ALERTS = "select a.*, e.run as run from alert a join episode e using (episode)"
+_FACTS = f"select {', '.join(AlertFact.__struct_fields__)}, number from alert"
 
 HELD_BOARD_SECONDS = 10.0
 """An alert that was held back shows on its episode's board, but not more often than this."""
@@ -259,15 +260,15 @@ class Alerts:
         rows = (self._store.one(f"{_ALERTS} where a.number = ?", number) for number in self._catalog.all_open())
         return [self._card(row) for row in rows if row is not None]
 
-    def facts(self, after: int, also: Sequence[str]) -> tuple[list[AlertFact], int]:
-        """What statistics want to know of the alerts beyond row ``after`` and of those named; the last row."""
-        rows = self._store.all(
-            f"select number, {', '.join(AlertFact.__struct_fields__)} from alert"
-            " where number > ? or number in (select value from json_each(?)) order by number",
-            *(after, json.dumps(self._catalog.numbers(also))),
-        )
-        facts = [AlertFact(**{name: row[name] for name in AlertFact.__struct_fields__}) for row in rows]
-        return facts, max((row["number"] for row in rows), default=after)
+    def facts(self, after: int, limit: int) -> tuple[list[AlertFact], int, bool]:
+        """What statistics want to know, ``limit`` alerts at most of either kind: of those beyond row ``after``, and
+        of older ones that were closed since this was last asked. Also the last row, and whether that was all."""
+        closed = self._catalog.closed_since(limit)
+        rows = self._store.all(f"{_FACTS} where number in (select value from json_each(?))", json.dumps(closed))
+        new = self._store.all(f"{_FACTS} where number > ? order by number limit ?", after, limit)
+        self._catalog.told(closed)
+        facts = [AlertFact(**dict(zip(AlertFact.__struct_fields__, row, strict=False))) for row in rows + new]
+        return facts, new[-1]["number"] if new else after, len(new) < limit and len(closed) < limit
 
     def digest(self, post: str) -> list[AlertCard]:
         """What a digest lists, oldest first."""

@@ -8,6 +8,7 @@ after a transaction was rolled back, so that it never knows of an alert that the
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 import msgspec
@@ -30,6 +31,7 @@ class Catalog:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._stale = True
+        self._closed: set[int] = set()  # one too many does no harm, so it is left alone when the rest is read anew
         store.on_rollback.append(self._forget_all)
         self._refresh()
 
@@ -120,6 +122,7 @@ class Catalog:
         gone = others.pop(number, None)
         if gone is None:
             return
+        self._closed.add(number)
         if not others:
             del self._open[episode]
         if gone.held is not None:
@@ -153,6 +156,14 @@ class Catalog:
         """The open alerts of all episodes, oldest first."""
         self._refresh()
         return sorted(number for those in self._open.values() for number in those)
+
+    def closed_since(self, limit: int) -> list[int]:
+        """Some of the alerts that were closed and not yet `told`."""
+        return list(itertools.islice(self._closed, limit))
+
+    def told(self, numbers: Iterable[int]) -> None:
+        """Statistics know that these were closed."""
+        self._closed.difference_update(numbers)
 
     # ---- those held back
 

@@ -21,10 +21,11 @@ from hpc.router.ledger import Ledger
 from hpc.router.posts import Posts
 from hpc.router.replies import Replies, Reply
 from hpc.router.state import Fact
-from hpc.router.stats import Annals
 from hpc.router.store import Store
 from hpc.wire.messages import Guidance
 
+FACTS = 1000
+"""Most alerts that statistics are told of in one go: agents wait meanwhile."""
 LATE_SECONDS = 900.0
 """So long after its end an episode's thread is still read."""
 
@@ -96,21 +97,24 @@ class JournalDesk:
         with self._store.transaction():
             yield
 
+    def gather(self, annalist: Annalist) -> bool:
+        """Let statistics know a slice of what is new; whether that was all."""
+        alerts, last, all_of_it = self._alerts.facts(annalist.bookmark.alert, FACTS)
+        annalist.learn_alerts(alerts, last)
+        if all_of_it:
+            annalist.learn_replies(*self._replies.facts(annalist.bookmark.reply, annalist.bookmark.replies))
+        return all_of_it
+
     def chronicle(self, run: str, annalist: Annalist) -> None:
-        """Let statistics know what is new: from the first Hello until an episode was last heard of."""
+        """Leave for statistics what there is: from the first Hello until an episode was last heard of."""
+        while not self.gather(annalist):
+            pass
         heard = self._store.one(
             "select (select value from meta where name = 'hello_at') as since, max(seen_at) as until from episode"
         )
         until = heard["until"] if heard is not None and heard["until"] is not None else self._clock()
         since = heard["since"] if heard is not None and heard["since"] is not None else until
-        mark = annalist.bookmark
-        alerts, last_alert = self._alerts.facts(mark.alert, mark.alerts)
-        replies, last_reply = self._replies.facts(mark.reply, mark.replies)
-        annalist.write(
-            Annals(run=run, since=since, until=until, alerts=alerts, replies=replies),
-            alert=max(mark.alert, last_alert),
-            reply=max(mark.reply, last_reply),
-        )
+        annalist.write(run, since=since, until=until)
 
     # ---- what agents say
 

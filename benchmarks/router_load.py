@@ -161,7 +161,7 @@ class Agents:
                     socket.send(encode(Ack(id=f"d-{message.id}", status="delivered", **fields)))
                     socket.send(encode(Ack(id=f"{message.id}-applied", status="applied", step=1, **fields)))
 
-        while time.monotonic() < start + seconds or (asked and time.monotonic() < start + seconds + 5):
+        while time.monotonic() < start + seconds or ((asked or sent) and time.monotonic() < start + seconds + 5):
             due = start + count / rate
             now = time.monotonic()
             if now >= due and now < start + seconds:

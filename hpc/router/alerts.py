@@ -7,24 +7,27 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
 
 from hpc.config.attention import AttentionConfig
-from hpc.router.attention import HOUR, HeldBack, Hold, Waiting, digest_due, escalations_due, hold
+from hpc.router.attention import HOUR, Hold, Waiting, digest_due, escalations_due, hold
+from hpc.router.catalog import Catalog
 from hpc.router.desk import AlertCard, Claim
-from hpc.router.posts import WAITING_ALERTS, Posts
+from hpc.router.posts import Posts
 from hpc.router.stats import AlertFact
 from hpc.router.store import Store
 from hpc.wire.messages import Alert, StepBrief
 
 _ALERTS = "select a.*, e.run as run from alert a join episode e using (episode)"
+_FACTS = f"select {', '.join(AlertFact.__struct_fields__)}, number from alert"
 
 HELD_BOARD_SECONDS = 10.0
 """An alert that was held back shows on its episode's board, but not more often than this."""
 
+_encoder = msgspec.msgpack.Encoder()
 _evidence = msgspec.msgpack.Decoder(list[StepBrief])
 
 
@@ -35,8 +38,17 @@ class Alerts:
         attention: when and how often annotators are called.
     """
 
-    def __init__(self, store: Store, posts: Posts, *, attention: AttentionConfig, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        catalog: Catalog,
+        posts: Posts,
+        *,
+        attention: AttentionConfig,
+        clock: Callable[[], float],
+    ) -> None:
         self._store = store
+        self._catalog = catalog
         self._posts = posts
         self._attention = attention
         self._clock = clock
@@ -45,60 +57,73 @@ class Alerts:
 
     def raised(self, alert: Alert, at: float) -> None:
         """Take an alert in, once per id: show it, merge it into an open one, or hold it back."""
-        found = self._store.one(  # one question: an alert storm is when the journal has the most to do
-            "select ended_at, exists (select 1 from alert where alert = ?1) as known, (select alert from alert"
-            " where episode = ?2 and state = 'open' and detector = ?3 and priority = 'drift') as duplicated,"
-            f" ({WAITING_ALERTS}) as queued from episode where episode = ?2",
-            *(alert.id, alert.episode, alert.detector, self._attention.budget.queue),
-        )
-        if found is not None and found["known"]:
+        if self._catalog.number(alert.id) is not None:
             return
-        over = found is None or found["ended_at"] is not None
-        main: str | None = None
-        if found is not None and not over and self._attention.budget.merge and alert.priority == "drift":
-            main = found["duplicated"]
-        held = None if found is None or over or main is not None else self._hold(alert, at, found["queued"])
-        self._store.run(
-            "insert or ignore into alert (alert, episode, task, detector, score, step, reason, priority, evidence,"
+        drift = alert.priority == "drift"
+        lives = self._catalog.lives(alert.episode)
+        main: int | None = None
+        if lives and drift and self._attention.budget.merge:
+            main = self._catalog.first_open(alert.episode, alert.detector)
+        held = self._hold(alert, at) if lives and main is None else None
+        name = None if main is None else self._name(main)
+        number = self._store.insert(
+            "insert into alert (alert, episode, task, detector, score, step, reason, priority, evidence,"
             " sent_at, stored_at, state, merged_into, held) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             *(alert.id, alert.episode, alert.task, alert.detector, alert.score, alert.step, alert.reason),
-            *(alert.priority, msgspec.msgpack.encode(alert.evidence), alert.sent_at, at),
-            *("expired" if over else "open" if main is None else "merged", main, held),
+            *(alert.priority, _encoder.encode(alert.evidence), alert.sent_at, at),
+            *("expired" if not lives else "open" if main is None else "merged", name, held),
         )
-        if over:
+        self._catalog.added(alert.id, number)
+        if not lives:
             return
-        if main is not None:
-            self._store.run("update alert set merged = merged + 1 where alert = ?", main)
-            self._posts.want_update(main)
-        elif held is not None:
-            if self._posts.board_age(alert.episode, at) >= HELD_BOARD_SECONDS:
-                self._posts.want_board(alert.episode)
-        else:
+        if name is not None:
+            self._store.run("update alert set merged = merged + 1 where number = ?", main)
+            self._posts.want_update(name)
+            return
+        self._catalog.opened(number, alert.episode, alert.detector, drift=drift, held=held, at=at)
+        if held is None:
             self._posts.alert(alert.episode, alert.id, alert.priority)
+        elif self._posts.board_age(alert.episode, at) >= HELD_BOARD_SECONDS:
+            self._posts.want_board(alert.episode)
 
-    def _hold(self, alert: Alert, at: float, queued: int) -> Hold | None:
-        shown = 0
-        if self._attention.budget.alerts_per_hour and alert.priority == "drift":
+    def _hold(self, alert: Alert, at: float) -> Hold | None:
+        shown, budget = 0, self._attention.budget
+        if budget.alerts_per_hour and alert.priority == "drift":
             row = self._store.one(
                 "select count(*) as shown from alert where priority = 'drift' and held is null"
                 " and merged_into is null and stored_at > ?",
                 at - HOUR,
             )
             shown = int(row["shown"]) if row is not None else 0
-        return hold(self._attention, alert.priority, at, shown=shown, queued=queued)
+        return hold(self._attention, alert.priority, at, shown=shown, queued=self._posts.waiting_alerts(budget.queue))
 
     def expire(self, episode: str, at: float) -> None:
         """The episode has ended: nobody needs to answer any more."""
         self._posts.withdraw_alerts(episode)
-        for row in self._store.all("select alert from alert where episode = ? and state = 'open'", episode):
-            self._close(row["alert"], "expired", None, at)
+        for number in self._catalog.open_of(episode):
+            self._close(self._name(number), "expired", None, at)
 
     # ---- what annotators do
 
     def main(self, alert: str) -> str:
         """The alert itself, or the one that it was merged into."""
-        row = self._store.one("select merged_into from alert where alert = ?", alert)
+        row = self._store.one("select merged_into from alert where number = ?", self._catalog.number(alert))
         return alert if row is None or row["merged_into"] is None else str(row["merged_into"])
+
+    def _name(self, number: int) -> str:
+        row = self._store.one("select alert from alert where number = ?", number)
+        assert row is not None
+        return str(row["alert"])
+
+    def of_episode(self, alert: str, episode: str) -> bool:
+        """Whether there is such an alert of that episode."""
+        row = self._store.one("select episode from alert where number = ?", self._catalog.number(alert))
+        return row is not None and row["episode"] == episode
+
+    def newest_open(self, episode: str) -> str | None:
+        """The episode's newest open alert."""
+        numbers = self._catalog.open_of(episode)
+        return self._name(numbers[-1]) if numbers else None
 
     def claim(self, alert: str, annotator: str) -> Claim:
         """See `hpc.router.desk.Desk.claim`."""
@@ -107,15 +132,17 @@ class Alerts:
         with self._store.transaction():
             alert = self.main(alert)
             won = self._store.run(
-                "update alert set owner = ?, claimed_until = ? where alert = ? and state = 'open'"
+                "update alert set owner = ?, claimed_until = ? where number = ? and state = 'open'"
                 " and (owner is null or owner = ? or claimed_until <= ?)",
-                *(annotator, until, alert, annotator, now),
+                *(annotator, until, self._catalog.number(alert), annotator, now),
             )
             if won:
                 self._posts.withdraw_escalations(alert)
                 self._posts.want_update(alert)
                 return Claim(result="claimed", owner=annotator, until=until)
-        row = self._store.one("select state, owner, claimed_until from alert where alert = ?", alert)
+        row = self._store.one(
+            "select state, owner, claimed_until from alert where number = ?", self._catalog.number(alert)
+        )
         if row is None:
             return Claim(result="unknown")
         result: Literal["held", "closed"] = "held" if row["state"] == "open" else "closed"
@@ -127,8 +154,8 @@ class Alerts:
             alert = self.main(alert)
             released = self._store.run(
                 "update alert set owner = null, claimed_until = null, waiting_since = ?"
-                " where alert = ? and state = 'open' and owner = ?",
-                *(self._clock(), alert, annotator),
+                " where number = ? and state = 'open' and owner = ?",
+                *(self._clock(), self._catalog.number(alert), annotator),
             )
             if released:
                 self._posts.want_update(alert)
@@ -144,16 +171,18 @@ class Alerts:
         self._close(alert, "answered", annotator, self._clock())
 
     def _close(self, alert: str, state: str, annotator: str | None, at: float) -> bool:
-        closed = self._store.run(
-            "update alert set state = ?, closed_by = ?, closed_at = ? where alert = ? and state = 'open'",
-            *(state, annotator, at, alert),
+        number = self._catalog.number(alert)
+        row = self._store.one("select episode from alert where number = ? and state = 'open'", number)
+        if number is None or row is None:
+            return False
+        self._store.run(
+            "update alert set state = ?, closed_by = ?, closed_at = ? where number = ?", state, annotator, at, number
         )
-        row = self._store.one("select episode from alert where alert = ?", alert)
-        if closed and row is not None:
-            self._posts.withdraw_escalations(alert)
-            self._posts.want_update(alert)
-            self._posts.want_board(row["episode"])
-        return bool(closed)
+        self._catalog.closed(number, row["episode"])
+        self._posts.withdraw_escalations(alert)
+        self._posts.want_update(alert)
+        self._posts.want_board(row["episode"])
+        return True
 
     # ---- what time brings
 
@@ -162,14 +191,15 @@ class Alerts:
         now = self._clock()
         with self._store.transaction():
             lapsed = self._store.all(
-                "select alert from alert where claimed_until is not null and claimed_until <= ? and state = 'open'",
+                "select number, alert from alert"
+                " where claimed_until is not null and claimed_until <= ? and state = 'open'",
                 now,
             )
             for row in lapsed:
                 self._store.run(
                     "update alert set owner = null, waiting_since = claimed_until, claimed_until = null"
-                    " where alert = ?",
-                    row["alert"],
+                    " where number = ?",
+                    row["number"],
                 )
                 self._posts.want_update(row["alert"])
             self._escalate(now)
@@ -189,21 +219,17 @@ class Alerts:
         ]
         for alert, target in escalations_due(self._attention, waiting, now):
             self._store.run(
-                "update alert set escalated_to = ?, waiting_since = ? where alert = ?",
-                *(json.dumps([*called[alert], target]), now, alert),
+                "update alert set escalated_to = ?, waiting_since = ? where number = ?",
+                *(json.dumps([*called[alert], target]), now, self._catalog.number(alert)),
             )
             self._posts.escalation(episodes[alert], alert, target)
             self._posts.want_update(alert)
 
     def _make_digest(self, now: float) -> None:
-        rows = self._store.all(
-            "select held, count(*) as alerts, min(stored_at) as since from alert"
-            " where state = 'open' and held is not null and digest is null group by held"
-        )
-        if not rows:
+        held = self._catalog.held_back()
+        if not held:
             return
         last = self._store.one("select value from meta where name = 'digest_at'")
-        held = [HeldBack(row["held"], row["alerts"], row["since"]) for row in rows]
         attention = self._attention
         if not digest_due(
             attention.budget,
@@ -214,32 +240,35 @@ class Alerts:
         ):
             return
         self._store.run(
-            "update alert set digest = ? where state = 'open' and held is not null and digest is null",
-            self._posts.digest(),
+            "update alert set digest = ? where number in (select value from json_each(?))",
+            *(self._posts.digest(), json.dumps(self._catalog.unlisted())),
         )
+        self._catalog.listed()
         self._store.run("insert or replace into meta values ('digest_at', ?)", int(now))
 
     # ---- cards
 
     def card(self, alert: str) -> AlertCard | None:
         """One alert's card."""
-        row = self._store.one(f"{_ALERTS} where a.alert = ?", alert)
+        row = self._store.one(f"{_ALERTS} where a.number = ?", self._catalog.number(alert))
         return None if row is None else self._card(row)
 
     def cards(self, *, open_only: bool) -> list[AlertCard]:
         """Alerts, oldest first."""
-        clause = "where a.state = 'open'" if open_only else ""
-        return [self._card(row) for row in self._store.all(f"{_ALERTS} {clause} order by a.number")]
+        if not open_only:
+            return [self._card(row) for row in self._store.all(f"{_ALERTS} order by a.number")]
+        rows = (self._store.one(f"{_ALERTS} where a.number = ?", number) for number in self._catalog.all_open())
+        return [self._card(row) for row in rows if row is not None]
 
-    def facts(self, after: int, also: Sequence[str]) -> tuple[list[AlertFact], int]:
-        """What statistics want to know of the alerts beyond row ``after`` and of those named; the last row."""
-        rows = self._store.all(
-            f"select number, {', '.join(AlertFact.__struct_fields__)} from alert"
-            " where number > ? or alert in (select value from json_each(?)) order by number",
-            *(after, json.dumps(also)),
-        )
-        facts = [AlertFact(**{name: row[name] for name in AlertFact.__struct_fields__}) for row in rows]
-        return facts, max((row["number"] for row in rows), default=after)
+    def facts(self, after: int, limit: int) -> tuple[list[AlertFact], int, bool]:
+        """What statistics want to know, ``limit`` alerts at most of either kind: of those beyond row ``after``, and
+        of older ones that were closed since this was last asked. Also the last row, and whether that was all."""
+        closed = self._catalog.closed_since(limit)
+        rows = self._store.all(f"{_FACTS} where number in (select value from json_each(?))", json.dumps(closed))
+        new = self._store.all(f"{_FACTS} where number > ? order by number limit ?", after, limit)
+        self._catalog.told(closed)
+        facts = [AlertFact(**dict(zip(AlertFact.__struct_fields__, row, strict=False))) for row in rows + new]
+        return facts, new[-1]["number"] if new else after, len(new) < limit and len(closed) < limit
 
     def digest(self, post: str) -> list[AlertCard]:
         """What a digest lists, oldest first."""

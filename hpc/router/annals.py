@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from hpc.core import files
 from hpc.core.errors import HpcError
-from hpc.router.stats import Annals
+from hpc.router.stats import AlertFact, Annals, ReplyFact
 from hpc.rundir import RunDir
 from hpc.wire import discovery
 
@@ -76,12 +77,10 @@ def _is_behind(run: RunDir) -> bool:
 
 
 class Bookmark(msgspec.Struct, kw_only=True):
-    """Up to where the journal was read: rows up to ``alert`` and ``reply``, of which ``alerts`` and
-    ``replies`` may still change."""
+    """Up to where the journal was read: rows up to ``alert`` and ``reply``; ``replies`` may still change."""
 
     alert: int = 0
     reply: int = 0
-    alerts: list[str] = []
     replies: list[str] = []
 
 
@@ -89,7 +88,7 @@ class Annalist:
     """Writes the file of one run. A damaged one is begun anew.
 
     Attributes:
-        bookmark: what `write` is to be given next time is what came after this or has changed since.
+        bookmark: what is to be learned next is what came after this or has changed since.
     """
 
     def __init__(self, run: RunDir) -> None:
@@ -103,26 +102,25 @@ class Annalist:
         self._replies = {reply.guidance: reply for reply in before.replies} if before is not None else {}
         self.bookmark = Bookmark()
 
-    def write(self, annals: Annals, *, alert: int, reply: int) -> None:
-        """Bring the file up to date with what the journal holds.
+    def learn_alerts(self, alerts: Iterable[AlertFact], last: int) -> None:
+        """Take in alerts that are new or have changed; ``last``: the newest row that was read."""
+        self._alerts |= {one.alert: one for one in alerts}
+        self.bookmark.alert = max(self.bookmark.alert, last)
 
-        Args:
-            annals: all that is new since the bookmark, or has changed.
-            alert, reply: the newest rows of the journal.
+    def learn_replies(self, replies: Sequence[ReplyFact], last: int) -> None:
+        """Take in replies that are new or may have changed; ``last``: the newest row that was read."""
+        self._replies |= {one.guidance: one for one in replies}
+        self.bookmark.reply = max(self.bookmark.reply, last)
+        self.bookmark.replies = [one.guidance for one in replies if one.state in UNSETTLED]
+
+    def write(self, run: str, *, since: float, until: float) -> None:
+        """Replace the file by what is known now; times are in Unix seconds.
 
         Raises:
             HpcError: it cannot be written.
         """
-        self._alerts |= {one.alert: one for one in annals.alerts}
-        self._replies |= {one.guidance: one for one in annals.replies}
-        self.bookmark = Bookmark(
-            alert=alert,
-            reply=reply,
-            alerts=[one.alert for one in annals.alerts if one.state == "open"],
-            replies=[one.guidance for one in annals.replies if one.state in UNSETTLED],
-        )
-        whole = msgspec.structs.replace(
-            annals, alerts=list(self._alerts.values()), replies=list(self._replies.values())
+        whole = Annals(
+            run=run, since=since, until=until, alerts=list(self._alerts.values()), replies=list(self._replies.values())
         )
         # all of it is in the journal, so a crash of the machine may cost the newest version
         files.write_bytes(self._path, msgspec.json.encode(whole) + b"\n", durable=False)

@@ -6,6 +6,9 @@ undelivered guidance never do, nor do episodes: their epochs fence old incarnati
 
 from __future__ import annotations
 
+import json
+
+from hpc.router.catalog import Catalog
 from hpc.router.store import Store
 
 POST_SECONDS = 3600.0
@@ -23,7 +26,7 @@ _NOTHING = b"\x90"  # an empty list in msgpack
 _OVER = "select episode from episode where ended_at < ?"
 
 
-def compact(store: Store, now: float) -> int:
+def compact(store: Store, catalog: Catalog, now: float) -> int:
     """Forget a slice of what is old at ``now`` (Unix seconds); how many rows it touched.
 
     Raises:
@@ -40,11 +43,17 @@ def compact(store: Store, now: float) -> int:
             *(_NOTHING, now - EVIDENCE_SECONDS, SLICE),
         )
         for table in ("alert", "guidance"):  # the newest row stays: numbers must not be given twice
-            touched += store.run(
-                f"delete from {table} where number in (select number from {table} where episode in ({_OVER})"
-                f" and number < (select max(number) from {table}) limit ?)",
+            old = store.all(
+                f"select number, {table} as name from {table} where episode in ({_OVER})"
+                f" and number < (select max(number) from {table}) limit ?",
                 *(now - HISTORY_SECONDS, SLICE),
             )
+            touched += store.run(
+                f"delete from {table} where number in (select value from json_each(?))",
+                json.dumps([row["number"] for row in old]),
+            )
+            if table == "alert":
+                catalog.forgotten(row["name"] for row in old)
     if touched:
         store.all(f"pragma incremental_vacuum({PAGES})")
     return touched

@@ -10,18 +10,22 @@ import asyncio
 
 import zmq
 import zmq.asyncio
+from zmq.backend import Socket as BareSocket
 
 from hpc.core.errors import HpcError
 from hpc.wire.client import tune
 from hpc.wire.keys import KeyPair
 from hpc.wire.messages import MAX_MESSAGE
 
-# plain integers: pyzmq's flags are enumerations, whose arithmetic costs as much as a message
+# plain integers and the methods of the class beneath: pyzmq makes enumerations of options and flags, which
+# costs as much as a message
 _NOBLOCK = int(zmq.NOBLOCK)
 _NOBLOCK_MORE = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
 _RCVMORE = int(zmq.RCVMORE)
 _EVENTS = int(zmq.EVENTS)
 _POLLIN = int(zmq.POLLIN)
+_get = BareSocket.get
+_send = BareSocket.send
 
 
 QUEUE = 256
@@ -89,15 +93,17 @@ class Door:
             frames = [socket.recv(_NOBLOCK)]
         except zmq.Again:
             return []
-        while socket.getsockopt(_RCVMORE):
+        more = True  # behind the routing id, which zmq has put there
+        while more:
             frames.append(socket.recv(_NOBLOCK))
+            more = bool(_get(socket, _RCVMORE))
         return frames
 
     def send(self, route: bytes, frame: bytes) -> bool:
         """Hand a frame to a connection; False when it is gone or takes nothing more."""
         try:
-            self._socket.send(route, _NOBLOCK_MORE)
-            self._socket.send(frame, _NOBLOCK)
+            _send(self._socket, route, _NOBLOCK_MORE)
+            _send(self._socket, frame, _NOBLOCK)
         except zmq.ZMQError:
             return False
         finally:  # the descriptor tells of an arrival once, and sending may have been told
@@ -111,4 +117,4 @@ class Door:
         self._socket.close(200)
 
     def _arrived(self) -> bool:
-        return bool(int(self._socket.getsockopt(_EVENTS)) & _POLLIN)
+        return bool(int(_get(self._socket, _EVENTS)) & _POLLIN)

@@ -14,16 +14,18 @@ from typing import Literal
 from hpc.config.attention import AttentionConfig
 from hpc.router.alerts import Alerts
 from hpc.router.annals import Annalist
+from hpc.router.catalog import Catalog
 from hpc.router.compaction import compact
 from hpc.router.desk import AlertCard, Claim, EpisodeCard, GuidanceCard, Post, Verdict
 from hpc.router.ledger import Ledger
 from hpc.router.posts import Posts
 from hpc.router.replies import Replies, Reply
 from hpc.router.state import Fact
-from hpc.router.stats import Annals
 from hpc.router.store import Store
 from hpc.wire.messages import Guidance
 
+FACTS = 1000
+"""Most alerts that statistics are told of in one go: agents wait meanwhile."""
 LATE_SECONDS = 900.0
 """So long after its end an episode's thread is still read."""
 
@@ -53,13 +55,18 @@ class JournalDesk:
         verify: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store = Store(path, verify=verify)
+        self._store = store = Store(path, verify=verify)
         self.on_reply = on_reply
         self._clock = clock
-        self._posts = Posts(self._store, clock=clock)
-        self._alerts = Alerts(self._store, self._posts, attention=attention or AttentionConfig(), clock=clock)
-        self._replies = Replies(self._store, self._posts, self._alerts, clock=clock)
-        self._ledger = Ledger(self._store, self._posts, self._alerts, threads=threads, board_seconds=board_seconds)
+        try:
+            self._catalog = catalog = Catalog(store)
+        except BaseException:
+            store.close()
+            raise
+        self._posts = Posts(store, catalog, clock=clock)
+        self._alerts = Alerts(store, catalog, self._posts, attention=attention or AttentionConfig(), clock=clock)
+        self._replies = Replies(store, self._posts, self._alerts, clock=clock)
+        self._ledger = Ledger(store, catalog, self._posts, self._alerts, threads=threads, board_seconds=board_seconds)
 
     def close(self) -> None:
         """Release the journal."""
@@ -77,11 +84,12 @@ class JournalDesk:
 
     def counts(self) -> dict[str, int]:
         """How many alerts are open, replies undelivered and posts due."""
-        row = self._store.one(
-            "select (select count(*) from alert where state = 'open') as alerts_open,"
-            " (select count(*) from guidance where state = 'queued') as guidance_queued"
-        )
-        return {**(dict(row) if row is not None else {}), "posts_due": self._posts.count()}
+        row = self._store.one("select count(*) as queued from guidance where state = 'queued'")
+        return {
+            "alerts_open": self._catalog.count_open(),
+            "guidance_queued": int(row["queued"]) if row is not None else 0,
+            "posts_due": self._posts.count(),
+        }
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
@@ -89,21 +97,24 @@ class JournalDesk:
         with self._store.transaction():
             yield
 
+    def gather(self, annalist: Annalist) -> bool:
+        """Let statistics know a slice of what is new; whether that was all."""
+        alerts, last, all_of_it = self._alerts.facts(annalist.bookmark.alert, FACTS)
+        annalist.learn_alerts(alerts, last)
+        if all_of_it:
+            annalist.learn_replies(*self._replies.facts(annalist.bookmark.reply, annalist.bookmark.replies))
+        return all_of_it
+
     def chronicle(self, run: str, annalist: Annalist) -> None:
-        """Let statistics know what is new: from the first Hello until an episode was last heard of."""
+        """Leave for statistics what there is: from the first Hello until an episode was last heard of."""
+        while not self.gather(annalist):
+            pass
         heard = self._store.one(
             "select (select value from meta where name = 'hello_at') as since, max(seen_at) as until from episode"
         )
         until = heard["until"] if heard is not None and heard["until"] is not None else self._clock()
         since = heard["since"] if heard is not None and heard["since"] is not None else until
-        mark = annalist.bookmark
-        alerts, last_alert = self._alerts.facts(mark.alert, mark.alerts)
-        replies, last_reply = self._replies.facts(mark.reply, mark.replies)
-        annalist.write(
-            Annals(run=run, since=since, until=until, alerts=alerts, replies=replies),
-            alert=max(mark.alert, last_alert),
-            reply=max(mark.reply, last_reply),
-        )
+        annalist.write(run, since=since, until=until)
 
     # ---- what agents say
 
@@ -117,7 +128,7 @@ class JournalDesk:
 
     def compact(self) -> int:
         """Forget a slice of what nobody will ask for again; how many rows it touched."""
-        return compact(self._store, self._clock())
+        return compact(self._store, self._catalog, self._clock())
 
     def live_episodes(self) -> list[EpisodeCard]:
         """Episodes whose end is not recorded."""
@@ -161,11 +172,7 @@ class JournalDesk:
         return self._cards("order by e.number, e.episode")
 
     def _cards(self, clause: str, *values: object) -> list[EpisodeCard]:
-        rows = self._store.all(
-            "select e.*, (select count(*) from alert a where a.episode = e.episode and a.state = 'open') as open_alerts"
-            f" from episode e {clause}",
-            *values,
-        )
+        rows = self._store.all(f"select e.* from episode e {clause}", *values)
         return [
             EpisodeCard(
                 episode=row["episode"],
@@ -176,7 +183,7 @@ class JournalDesk:
                 step=row["step"],
                 drift=row["drift"],
                 score=row["score"],
-                open_alerts=row["open_alerts"],
+                open_alerts=self._catalog.count_open(row["episode"]),
                 seen_at=row["seen_at"],
                 thread=row["thread"],
             )

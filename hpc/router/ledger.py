@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from hpc.router.alerts import Alerts
+from hpc.router.catalog import Catalog
 from hpc.router.posts import Posts
 from hpc.router.state import Applied, Delivered, Ended, Fact, Joined, Missed, Moved, Raised, Unused
 from hpc.router.store import Store
@@ -23,9 +24,17 @@ class Ledger:
     """
 
     def __init__(
-        self, store: Store, posts: Posts, alerts: Alerts, *, threads: Literal["start", "alert"], board_seconds: float
+        self,
+        store: Store,
+        catalog: Catalog,
+        posts: Posts,
+        alerts: Alerts,
+        *,
+        threads: Literal["start", "alert"],
+        board_seconds: float,
     ) -> None:
         self._store = store
+        self._catalog = catalog
         self._posts = posts
         self._alerts = alerts
         self._threads = threads
@@ -71,6 +80,8 @@ class Ledger:
         self._store.run(
             "update episode set epoch = ?, seen_at = ? where episode = ?", *(hello.epoch, fact.at, hello.episode)
         )
+        if new or back:
+            self._catalog.joined(hello.episode)
         if new:
             self._store.run("insert or ignore into meta values ('hello_at', ?)", int(fact.at))
             if self._threads == "start":
@@ -134,6 +145,7 @@ class Ledger:
         )
         if not ended:
             return
+        self._catalog.ended(fact.episode)
         self._alerts.expire(fact.episode, fact.at)
         missed = self._store.all(
             "select guidance from guidance where episode = ? and state in ('queued', 'delivered')", fact.episode

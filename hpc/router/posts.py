@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from hpc.core.ids import Sequence
+from hpc.router.catalog import Catalog
 from hpc.router.desk import Post, Receipt
 from hpc.router.store import Store
 
@@ -24,25 +25,32 @@ THREAD_PRIORITY = 4
 UPDATE_PRIORITY = 5
 BOARD_PRIORITY = 6
 
-_DUE = (
-    "from post p left join episode e using (episode) left join alert a using (alert) where p.done_at is null"
+_DUE = (  # what brings an alert's message up to date comes after the message itself
+    "from post p left join episode e using (episode) where p.done_at is null"
     " and (p.kind in ('thread', 'digest') or e.thread is not null)"
-    " and (p.kind <> 'update' or a.reference is not null)"
+    " and (p.kind <> 'update' or not exists"
+    " (select 1 from post m where m.alert = p.alert and m.kind = 'alert' and m.done_at is null))"
 )
-
-WAITING_ALERTS = "select count(*) from (select 1 from post where kind = 'alert' and done_at is null limit ?4)"
-"""How many alerts wait to be published, counted up to a limit (a query's fourth value)."""
 
 
 class Posts:
     """The queue of posts. The methods that add expect the caller's transaction."""
 
-    def __init__(self, store: Store, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: Store, catalog: Catalog, *, clock: Callable[[], float] = time.time) -> None:
         self._store = store
+        self._catalog = catalog
         self._clock = clock
+        # what was asked for last; forgotten when it may have changed, for each alert of a storm asks again
+        self._threadless: set[str] = set()
+        self._waiting: int | None = None
+        store.on_rollback.append(self._forget)
         self._make_id = Sequence()
         self._board_at: dict[str, float] = {}
         self._changed = asyncio.Event()
+
+    def _forget(self) -> None:
+        self._threadless.clear()
+        self._waiting = None
 
     # ---- the frontend's side
 
@@ -59,6 +67,7 @@ class Posts:
         """Note that publication starts now."""
         with self._store.transaction():
             self._store.run("update post set attempted_at = ? where post = ? and done_at is null", self._clock(), post)
+        self._forget()
 
     def finish(self, post: str, reference: str) -> None:
         """Note the published message; of kind "thread", ``reference`` becomes the episode's thread, of
@@ -73,9 +82,10 @@ class Posts:
                 self._store.run("update episode set thread = ? where episode = ?", reference, row["episode"])
             elif row is not None and row["kind"] == "alert":
                 self._store.run(
-                    "update alert set reference = ?, waiting_since = ? where alert = ?",
-                    *(reference, self._clock(), row["alert"]),
+                    "update alert set reference = ?, waiting_since = ? where number = ?",
+                    *(reference, self._clock(), self._catalog.number(row["alert"])),
                 )
+        self._forget()
         self._changed.set()
 
     def drop(self, post: str, why: str) -> None:
@@ -94,11 +104,22 @@ class Posts:
                 f"update post set done_at = ?, dropped = ? where {condition} = ? and done_at is null",
                 *(self._clock(), why, value),
             )
+        self._forget()
 
     def count(self) -> int:
         """How many posts are due."""
         row = self._store.one(f"select count(*) as posts {_DUE}")
         return int(row["posts"]) if row is not None else 0
+
+    def waiting_alerts(self, limit: int) -> int:
+        """How many alerts wait to be published, counted up to ``limit``, always the same."""
+        if self._waiting is None:
+            row = self._store.one(
+                "select count(*) as posts from (select 1 from post where kind = 'alert' and done_at is null limit ?)",
+                limit,
+            )
+            self._waiting = int(row["posts"]) if row is not None else 0
+        return self._waiting
 
     # ---- the journal's side
 
@@ -116,6 +137,8 @@ class Posts:
 
     def want_board(self, episode: str) -> None:
         """The episode's state shall be shown anew; one that waits already does that."""
+        if episode in self._threadless:
+            return
         shown = self._store.one(
             "select exists (select 1 from post where episode = ?1 and kind = 'board' and done_at is null"
             " and attempted_at is null) as waiting from episode where episode = ?1 and (thread is not null or exists"
@@ -124,6 +147,7 @@ class Posts:
             episode,
         )
         if shown is None:
+            self._threadless.add(episode)
             return  # the thread will open with the newest state
         self._board_at[episode] = self._clock()
         if shown["waiting"]:
@@ -143,7 +167,9 @@ class Posts:
             "select episode from post where alert = ? and kind = 'alert' and dropped is null"
             " and (done_at is not null or attempted_at is not null)",
             alert,
-        ) or self._store.one("select episode from alert where alert = ? and reference is not null", alert)
+        ) or self._store.one(
+            "select episode from alert where number = ? and reference is not null", self._catalog.number(alert)
+        )
         if shown is None:
             return  # it will be published with the newest state
         self._store.run("delete from post where alert = ? and kind = 'update' and done_at is null", alert)
@@ -175,6 +201,7 @@ class Posts:
             " and attempted_at is null",
             episode,
         )
+        self._forget()
 
     def board_age(self, episode: str, now: float) -> float:
         """Seconds since the episode's state was last to be shown."""
@@ -201,6 +228,7 @@ class Posts:
             " values (?, ?, ?, ?, ?, ?, ?, ?)",
             *(post, kind, episode, priority, alert, guidance, status, target),
         )
+        self._waiting = None
         self._changed.set()
         return post
 

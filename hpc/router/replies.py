@@ -69,12 +69,12 @@ class Replies:
             return "unknown", None
         alert = reply.alert
         if alert is not None:
-            if self._store.one("select 1 from alert where alert = ? and episode = ?", alert, reply.episode) is None:
+            if not self._alerts.of_episode(alert, reply.episode):
                 return "unknown", None
             alert = self._alerts.main(alert)
         replaced = self._replaced(reply)
         if alert is None and reply.control is None:
-            alert = replaced["alert"] if replaced is not None else self._newest_open(reply.episode)
+            alert = replaced["alert"] if replaced is not None else self._alerts.newest_open(reply.episode)
         late = owner["ended_at"] is not None
         guidance = new_id("gu")
         self._store.run(
@@ -97,12 +97,6 @@ class Replies:
             self._alerts.answer(alert, reply.annotator)
         row = self._store.one("select * from guidance where guidance = ?", guidance)
         return "accepted", None if row is None else _guidance(row)
-
-    def _newest_open(self, episode: str) -> str | None:
-        row = self._store.one(
-            "select alert from alert where episode = ? and state = 'open' order by number desc", episode
-        )
-        return None if row is None else str(row["alert"])
 
     def _replaced(self, reply: Reply) -> sqlite3.Row | None:
         """The reply to the same episode that this one corrects, in its newest version; None where it

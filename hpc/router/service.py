@@ -359,12 +359,17 @@ class Router:
         """Leave what statistics want to know, now and then (and at the end), and forget what is old.
 
         The file holds every alert of the run: however many there are, writing it takes a small share of the time.
+        What is new is gathered in slices, between which agents have their turn.
         """
         spent = 0.0
         while True:
             await asyncio.sleep(max(ANNALS_SECONDS, ANNALS_SHARE * spent))
-            begun = time.monotonic()
             try:
+                while True:
+                    if self.desk.gather(self._annalist):
+                        break
+                    await asyncio.sleep(0)  # agents come first
+                begun = time.monotonic()
                 self._write_annals()
                 spent = time.monotonic() - begun
                 await self._compact()

@@ -107,6 +107,8 @@ class Ended(msgspec.Struct, frozen=True):
 Fact = Joined | Raised | Moved | Delivered | Applied | Unused | Missed | Ended
 Effect = Send | Fact
 
+_OF_AGENTS = (Alert, Ack, Progress, Bye)
+
 
 class _Route(msgspec.Struct):
     route: bytes
@@ -188,7 +190,7 @@ class RouterState:
             return self._hello(route, message, now)
         if isinstance(message, Reject):
             return []
-        if not isinstance(message, Alert | Ack | Progress | Bye):
+        if not isinstance(message, _OF_AGENTS):
             return [self.reject(route, message.id, "malformed", "only the router sends this")]
         episode = self._episode_of.get(route)
         if episode is None:

@@ -17,8 +17,9 @@ from typing import Any
 
 from hpc.core.errors import HpcError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
+# Alerts have no index that every one of them must be entered in: see `hpc.router.catalog`.
 _SCHEMA = """
 create table if not exists meta (name text primary key, value integer not null) without rowid;
 create table if not exists episode (
@@ -28,7 +29,7 @@ create table if not exists episode (
 ) without rowid;
 create unique index if not exists episode_thread on episode (thread);
 create table if not exists alert (
-    number integer primary key, alert text not null unique, episode text not null, task text not null,
+    number integer primary key, alert text not null, episode text not null, task text not null,
     detector text not null, score real not null, step integer not null, reason text not null,
     priority text not null, sent_at real not null, stored_at real not null,
     state text not null, closed_by text, closed_at real, owner text, claimed_until real,
@@ -36,16 +37,12 @@ create table if not exists alert (
     waiting_since real, escalated_to text not null default '[]', reference text,
     evidence blob not null
 );
-drop index if exists alert_open;
-drop index if exists alert_held;
 drop index if exists post_episode;
-create index if not exists alert_waiting on alert (episode, detector) where state = 'open';
 create index if not exists alert_merged on alert (merged_into) where merged_into is not null;
-create index if not exists alert_held_back on alert (held, stored_at)
-    where state = 'open' and held is not null and digest is null;
 create index if not exists alert_claimed on alert (claimed_until) where claimed_until is not null;
 create index if not exists alert_shown on alert (stored_at)
     where priority = 'drift' and held is null and merged_into is null;
+create index if not exists alert_unanswered on alert (waiting_since) where waiting_since is not null and state = 'open';
 create table if not exists guidance (
     number integer primary key, guidance text not null unique, key text not null unique,
     episode text not null, alert text, annotator text not null, text text not null, kind text not null,
@@ -93,6 +90,22 @@ alter table guidance add column valid_until real;
 alter table guidance add column replaces text;
 alter table post add column target text;
 """,
+    2: """
+create table new_alert (
+    number integer primary key, alert text not null, episode text not null, task text not null,
+    detector text not null, score real not null, step integer not null, reason text not null,
+    priority text not null, sent_at real not null, stored_at real not null,
+    state text not null, closed_by text, closed_at real, owner text, claimed_until real,
+    merged_into text, merged integer not null default 0, held text, digest text,
+    waiting_since real, escalated_to text not null default '[]', reference text,
+    evidence blob not null
+);
+insert into new_alert select number, alert, episode, task, detector, score, step, reason, priority, sent_at, stored_at,
+    state, closed_by, closed_at, owner, claimed_until, merged_into, merged, held, digest, waiting_since, escalated_to,
+    reference, evidence from alert order by number;
+drop table alert;
+alter table new_alert rename to alert;
+""",
 }
 """What makes a journal of one version one of the next."""
 
@@ -103,12 +116,16 @@ class Store:
     Args:
         verify: called after each commit, before anybody learns of it; raises where nobody may.
 
+    Attributes:
+        on_rollback: called when a transaction failed: what was remembered of it may be wrong.
+
     Raises:
         HpcError: another router has it open, it is damaged, or the disk is full (so for all methods).
     """
 
     def __init__(self, path: Path, *, verify: Callable[[], None] = lambda: None) -> None:
         self.path = path
+        self.on_rollback: list[Callable[[], None]] = []
         self._verify = verify
         self._depth = 0
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,11 +185,19 @@ class Store:
             self._depth = 0
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("rollback")
+            for forget in self.on_rollback:
+                forget()
             raise
 
     def run(self, sql: str, *values: Any) -> int:
         """Carry a statement out; how many rows it changed."""
         return self._execute(sql, values).rowcount
+
+    def insert(self, sql: str, *values: Any) -> int:
+        """Insert a row; its number."""
+        number = self._execute(sql, values).lastrowid
+        assert number is not None
+        return number
 
     def one(self, sql: str, *values: Any) -> sqlite3.Row | None:
         """The first row of a query."""
@@ -183,17 +208,24 @@ class Store:
         """All rows of a query."""
         return self._execute(sql, values).fetchall()
 
+    def each(self, sql: str, *values: Any) -> Iterator[sqlite3.Row]:
+        """The rows of a query, one after the other; the journal must not be changed meanwhile."""
+        cursor = self._execute(sql, values)
+        try:
+            yield from cursor
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+
     def _execute(self, sql: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
         try:
             return self._db.execute(sql, values)
         except sqlite3.Error as error:
-            if "locked" in str(error):
-                raise HpcError(
-                    f"another router is serving this run: {self.path} is in use", "`hpc router stop` ends it"
-                ) from error
-            raise HpcError(
-                f"the journal {self.path} failed: {error}", "free space on that disk, or restore the file"
-            ) from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: sqlite3.Error) -> HpcError:
+        if "locked" in str(error):
+            return HpcError(f"another router is serving this run: {self.path} is in use", "`hpc router stop` ends it")
+        return HpcError(f"the journal {self.path} failed: {error}", "free space on that disk, or restore the file")
 
     def close(self) -> None:
         """Fold the write-ahead log into the file and release it."""

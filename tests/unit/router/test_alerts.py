@@ -12,6 +12,7 @@ import pytest
 
 from hpc.config.attention import AttentionConfig, BudgetConfig, EscalationConfig, QuietConfig, QuietWindow
 from hpc.core.errors import HpcError
+from hpc.router import journal
 from hpc.router.annals import Annalist, read_annals
 from hpc.router.desk import AlertCard, Claim, Post
 from hpc.router.journal import JournalDesk
@@ -466,6 +467,25 @@ def test_what_does_not_exist_here_is_not_replaced(opened: Callable[..., JournalD
 # ---- what is left for statistics
 
 
+def test_statistics_learn_of_many_alerts_in_slices(
+    opened: Callable[..., JournalDesk], clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Agents wait for each slice, so none may hold all; and an alert that stays open is not read again."""
+    monkeypatch.setattr(journal, "FACTS", 3)
+    run = RunDir(tmp_path / "r")
+    desk = opened(budget=BudgetConfig(queue=0))
+    annalist = Annalist(run)
+    names = [raise_(desk, clock, step, detector=f"d{step}") for step in range(7)]
+    assert [desk.gather(annalist) for _ in range(3)] == [False, False, True]
+    assert desk._alerts.facts(annalist.bookmark.alert, 3) == ([], 7, True)
+    desk.record([Ended(EPISODE, "finished", 9, None, clock.now)])
+    desk.chronicle("r", annalist)
+    found = read_annals(run)
+    assert found is not None
+    assert {alert.alert: alert.state for alert in found.alerts} == dict.fromkeys(names, "expired")
+    assert desk._alerts.facts(annalist.bookmark.alert, 3) == ([], 7, True)
+
+
 def test_statistics_learn_what_is_new_and_what_has_changed(
     opened: Callable[..., JournalDesk], clock: Clock, tmp_path: Path
 ) -> None:
@@ -488,12 +508,11 @@ def test_statistics_learn_what_is_new_and_what_has_changed(
     other = raise_(desk, clock, 2, episode=OTHER)
     say(desk, clock, "k1", "left", episode=OTHER)
     assert states() == {first: "open", other: "answered", OTHER: "queued"}
-    assert (annalist.bookmark.alert, annalist.bookmark.alerts) == (2, [first])
+    assert annalist.bookmark.alert == 2
     merged = raise_(desk, clock, 3)
     desk.resolve(first, "ada", "false_alarm")
     desk.record([Delivered(desk.pending()[0].id, OTHER, clock.now)])
     assert states() == {first: "false_alarm", other: "answered", merged: "merged", OTHER: "delivered"}
-    assert annalist.bookmark.alerts == []
     desk = opened()
     annalist = Annalist(run)
     desk.record([Ended(OTHER, "finished", 9, None, clock.now)])
@@ -550,6 +569,83 @@ def test_a_journal_of_the_first_format_is_brought_up_to_date(
         assert (card.state, card.count, card.owner, card.reference) == ("open", 1, None, "T9")
         assert [guidance.text for guidance in desk.pending()] == ["left"]
     assert desk.claim("r-00000-a4", "ada").result == "claimed"
+
+
+SECOND_FORMAT = """
+create table meta (name text primary key, value integer not null) without rowid;
+insert into meta values ('schema', 2);
+create table episode (
+    episode text primary key, run text not null, number integer not null, task text not null,
+    epoch integer not null, state text not null, step integer not null, drift real not null, score real,
+    seen_at real not null, ended_at real, ended_epoch integer, thread text, cursor text not null default ''
+) without rowid;
+insert into episode values
+    ('r-00000', 'r', 0, 'lab', 1, 'running', 3, 0.0, null, 1.0, null, null, 'T1', ''),
+    ('r-00001', 'r', 1, 'lab', 1, 'finished', 3, 0.0, null, 1.0, 2.0, 1, null, '');
+create table alert (
+    number integer primary key, alert text not null unique, episode text not null, task text not null,
+    detector text not null, score real not null, step integer not null, reason text not null,
+    priority text not null, sent_at real not null, stored_at real not null,
+    state text not null, closed_by text, closed_at real, owner text, claimed_until real,
+    merged_into text, merged integer not null default 0, held text, digest text,
+    waiting_since real, escalated_to text not null default '[]', reference text,
+    evidence blob not null
+);
+create index alert_waiting on alert (episode, detector) where state = 'open';
+create index alert_merged on alert (merged_into) where merged_into is not null;
+create index alert_held_back on alert (held, stored_at)
+    where state = 'open' and held is not null and digest is null;
+insert into alert values
+    (3, 'r-00000-a4', 'r-00000', 'lab', 'loop', 0.5, 4, 'stuck', 'drift', 1.0, 1.0, 'open', null, null, 'ada', 9e9,
+     null, 1, null, null, 2.0, '["U1"]', 'T9', x'90'),
+    (5, 'r-00000-a5', 'r-00000', 'lab', 'loop', 0.9, 5, 'worse', 'drift', 2.0, 2.0, 'merged', null, null, null, null,
+     'r-00000-a4', 0, null, null, null, '[]', null, x'90'),
+    (6, 'r-00000-a6', 'r-00000', 'lab', 'errors', 0.9, 6, 'held', 'drift', 2.0, 2.0, 'open', null, null, null, null,
+     null, 0, 'queue', null, null, '[]', null, x'90'),
+    (7, 'r-00001-a1', 'r-00001', 'lab', 'loop', 0.9, 1, 'over', 'drift', 2.0, 2.0, 'expired', null, 3.0, null, null,
+     null, 0, null, null, null, '[]', null, x'90');
+create table guidance (
+    number integer primary key, guidance text not null unique, key text not null unique,
+    episode text not null, alert text, annotator text not null, text text not null, kind text not null,
+    control text, sent_at real not null, taken_at real not null, delivered_at real, applied_at real,
+    applied_step integer, state text not null, valid_until_step integer, valid_until real, replaces text
+);
+create table post (
+    number integer primary key, post text not null unique, kind text not null, episode text not null,
+    priority integer not null, attempted_at real, alert text, guidance text, status text,
+    done_at real, reference text, dropped text, target text
+);
+"""
+
+
+def test_a_journal_of_the_second_format_is_brought_up_to_date(
+    opened: Callable[..., JournalDesk], tmp_path: Path, clock: Clock
+) -> None:
+    """Its alerts had an index of their names; without it they must still be told apart."""
+    with sqlite3.connect(tmp_path / "journal.sqlite3") as old:
+        old.executescript(SECOND_FORMAT)
+    old.close()
+    for _ in range(2):
+        desk = opened()
+        for step in (4, 5, 6):
+            raise_(desk, clock, step)  # said again, as after an answer that was lost
+        raise_(desk, clock, 1, episode=OTHER)
+        found = [
+            (card.alert, card.state, card.count, card.merged_into, card.held) for card in desk.alerts(open_only=False)
+        ]
+        assert found == [
+            ("r-00000-a4", "open", 2, None, None),
+            ("r-00000-a5", "merged", 1, "r-00000-a4", None),
+            ("r-00000-a6", "open", 1, None, "queue"),
+            ("r-00001-a1", "expired", 1, None, None),
+        ]
+        card = card_of(desk, "r-00000-a4")
+        assert (card.owner, card.escalated_to, card.reference, card.last_step) == ("ada", ["U1"], "T9", 5)
+        assert [one.alert for one in desk.alerts()] == ["r-00000-a4", "r-00000-a6"]
+    raise_(desk, clock, 8)
+    assert card_of(desk, "r-00000-a8").merged_into == "r-00000-a4"
+    numbers = desk._store.all("select number from alert order by number")
+    assert [row["number"] for row in numbers] == [3, 5, 6, 7, 8]
 
 
 def test_a_journal_of_a_newer_format_is_left_alone(tmp_path: Path) -> None:

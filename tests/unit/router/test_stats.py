@@ -136,13 +136,20 @@ def test_tables_say_units_and_what_is_missing() -> None:
 # ---- the file
 
 
+def leave(run: RunDir, what: Annals) -> None:
+    annalist = Annalist(run)
+    annalist.learn_alerts(what.alerts, 7)
+    annalist.learn_replies(what.replies, 6)
+    annalist.write(what.run, since=what.since, until=what.until)
+
+
 def test_the_file_keeps_what_the_journal_has_forgotten(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     assert read_annals(run) is None
-    Annalist(run).write(RUN, alert=6, reply=6)
+    leave(run, RUN)
     assert read_annals(run) == RUN
     later = msgspec.structs.replace(RUN, until=9e3, alerts=[alert(6, 500, "open"), alert(7, 700)], replies=[])
-    Annalist(run).write(later, alert=7, reply=6)
+    leave(run, later)
     found = read_annals(run)
     assert found is not None
     assert (found.until, len(found.replies)) == (9e3, len(RUN.replies))
@@ -157,5 +164,5 @@ def test_a_damaged_file_is_said_so_and_begun_anew(tmp_path: Path, content: str) 
     annals_path(run).write_text(content)
     with pytest.raises(HpcError):
         read_annals(run)
-    Annalist(run).write(RUN, alert=6, reply=6)
+    leave(run, RUN)
     assert read_annals(run) == RUN

@@ -28,7 +28,7 @@ from hpc.serving import preflight, registry
 from hpc.serving.argv import vllm_argv, vllm_env
 from hpc.serving.health import Decision, Health, Limits
 from hpc.serving.probe import Prober, ProbeResult
-from hpc.serving.process import HeldPort, ServerProcess, is_port_clash, node_address
+from hpc.serving.process import HeldPort, ServerProcess, is_port_clash, node_address, share_model_facts
 from hpc.serving.registry import Endpoint, ServerState, StateName
 
 log = logging.getLogger(__name__)
@@ -159,6 +159,8 @@ class Supervisor:
     # ---- the child
 
     def _prepare(self, scratch: Path) -> _Command:
+        if self.runtime.kind == "venv":  # a container may not see the folder
+            share_model_facts(scratch)
         preflight.check_model(self.model, self.server, self.runtime)
         template = preflight.chat_template(self.server)
         key = preflight.api_key(self.server)

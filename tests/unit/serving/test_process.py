@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 
 from hpc.core.errors import ServingError
-from hpc.serving.process import HeldPort, failure_reason, is_port_clash
+from hpc.serving.process import HeldPort, failure_reason, is_port_clash, share_model_facts
 
 CORRUPT = """\
 (APIServer pid=7996) WARNING 11-21 07:35:16 [x.py:255] This can cause errors like `OSError: [Errno 24] Too many files`.
@@ -75,3 +76,21 @@ def test_a_foreign_address_is_an_error_with_a_hint() -> None:
     with pytest.raises(ServingError, match=r"192\.0\.2\.1") as caught:
         HeldPort("192.0.2.1")
     assert "server.host" in caught.value.hint
+
+
+def test_what_vllm_learned_of_model_classes_outlives_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        share_model_facts(tmp_path / name)
+    (tmp_path / "one" / "vllm" / "modelinfos" / "x.json").write_text("{}")
+    assert (tmp_path / "two" / "vllm" / "modelinfos" / "x.json").read_text() == "{}"
+
+
+def test_without_a_folder_for_caches_a_server_starts_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    share_model_facts(tmp_path)
+    assert not (tmp_path / "vllm").exists()

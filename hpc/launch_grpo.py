@@ -22,16 +22,20 @@ from hpc import slurm
 from hpc.config import config_hash, to_builtins
 from hpc.config.episodes import EpisodesConfig, EpisodesRunConfig
 from hpc.config.grpo import GrpoRunConfig
+from hpc.config.server import RunDirConfig as ServerRunDirConfig
+from hpc.config.server import ServerConfig, ServerRunConfig
 from hpc.config.train import TrainRunConfig, TrainRunDirConfig
 from hpc.core.errors import ConfigError, DatasetError, HpcError, JobFailed, UsageError
 from hpc.datasets.builder import build
 from hpc.datasets.chat import Chat
 from hpc.datasets.episode import OTHER_WEIGHTS
 from hpc.examples import MANIFEST, Manifest
-from hpc.launch import EPISODES, Launch, launch_episodes, provenance, resume_episodes
+from hpc.launch import EPISODES, Launch, launch_episodes, launch_server, provenance, resume_episodes
 from hpc.launch_train import TRAIN, export_checkpoint, find_checkpoint, launch_training
 from hpc.rundir import RunDir
-from hpc.serving.preflight import resolve_model
+from hpc.serving import registry
+from hpc.serving.adapters import SERVER_ARGS, SERVER_ENV, push, served_rank
+from hpc.serving.preflight import api_key, resolve_model
 from hpc.training.metrics import read_metrics
 from hpc.training.rounds import Round, mean_of_groups, read_rounds, write_round
 
@@ -41,6 +45,8 @@ ASK_SECONDS = 5.0
 LEAVE_SECONDS = 180.0
 """How long servers and router of a round may take to leave before the next one starts."""
 
+Serve = Callable[[int, str], ServerConfig | None]
+"""(version, its weights) -> a server that has them now; None: the round's own will."""
 Tell = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how many (0: nobody knows)."""
 
@@ -129,15 +135,21 @@ class Leader:
         """
         with self._alone():
             found = read_rounds(self.run.rounds)
-            for number in range(len(found) + 1, self.config.rounds.count + 1):
-                found.append(self._round(number, found))
-                write_round(self.run.rounds, found[-1])
-                self._prune(found)
-                yield found[-1]
+            if len(found) >= self.config.rounds.count:
+                return
+            with self._serving() as serve:
+                for number in range(len(found) + 1, self.config.rounds.count + 1):
+                    found.append(self._round(number, found, serve))
+                    write_round(self.run.rounds, found[-1])
+                    self._prune(found)
+                    yield found[-1]
 
     # ---- what a round consists of
-    def rollouts_config(self, number: int, version: int, weights: str) -> EpisodesConfig:
-        """The run of episodes that collects a round's rollouts with a version of the weights."""
+    def rollouts_config(
+        self, number: int, version: int, weights: str, server: ServerConfig | None = None
+    ) -> EpisodesConfig:
+        """The run of episodes that collects a round's rollouts with a version of the weights; ``server`` has it
+        already, else the run serves it."""
         config, rounds = self.config, self.config.rounds
         seed = config.task.seed + (number - 1 if rounds.new_tasks else 0)
         return EpisodesConfig(
@@ -151,7 +163,7 @@ class Leader:
             task=msgspec.structs.replace(config.task, repeats=rounds.group, seed=seed),
             cluster=config.cluster,
             runtime=config.runtime,
-            server=config.server,
+            server=server or config.server,
             agent=config.agent,
             gym=config.gym,
             drift=config.drift,
@@ -176,13 +188,14 @@ class Leader:
             ),
         )
 
-    def _round(self, number: int, before: Sequence[Round]) -> Round:
+    def _round(self, number: int, before: Sequence[Round], serve: Serve) -> Round:
         updates = [each for each in before if each.update is not None]
         last = updates[-1] if updates else None
         version = last.number if last is not None else 0
         weights = str(last.export) if last is not None else self.config.model.path
         started = time.monotonic()
-        rollouts = self._collect(self.rollouts_config(number, version, weights))
+        base = self.config.model.path if self.config.lora.enabled else weights
+        rollouts = self._collect(self.rollouts_config(number, version, base, serve(version, weights)))
         collected = time.monotonic()
         counts = self._dataset(number, rollouts, version)
         groups: dict[str, list[float]] = counts["rewards"]
@@ -317,11 +330,60 @@ class Leader:
         found = find_checkpoint(str(update.root), Path(self.config.run.root))
         target = update.export(found.checkpoint.step)
         if not target.exists():
-            precision = "float32" if self.config.train.precision == "fp32" else None
-            export_checkpoint(found, target, dtype=self.config.rounds.export_dtype or precision)
+            if self.config.lora.enabled:
+                export_checkpoint(found, target, adapters=True)
+            else:
+                precision = "float32" if self.config.train.precision == "fp32" else None
+                export_checkpoint(found, target, dtype=self.config.rounds.export_dtype or precision)
         return target
 
     # ---- parts
+    @contextmanager
+    def _serving(self) -> Iterator[Serve]:
+        """How a version of the weights comes to be served: with adapters, by a server of all rounds that loads them
+        while it runs; whole weights by each round's own server.
+
+        Raises:
+            JobFailed: that server does not come up.
+        """
+        config, lora = self.config, self.config.lora
+        if not lora.enabled:
+            yield lambda version, weights: None
+            return
+        args = [*config.server.extra_args, *SERVER_ARGS, str(served_rank(lora.rank))]
+        server = msgspec.structs.replace(config.server, extra_args=args, env={**config.server.env, **SERVER_ENV})
+        run = launch_server(
+            ServerRunConfig(
+                run=ServerRunDirConfig(name=f"{config.run.name}-server", root=config.run.root),
+                cluster=config.cluster,
+                runtime=config.runtime,
+                model=msgspec.structs.replace(config.model, name=self._name(0)),
+                server=server,
+            )
+        ).run
+
+        def serve(version: int, weights: str) -> ServerConfig:
+            urls = self._urls(run, server)
+            if version > 0:
+                push(urls, self._name(version), Path(weights), api_key=api_key(server))
+            return msgspec.structs.replace(server, kind="external", urls=urls)
+
+        try:
+            yield serve
+        finally:
+            run.mark_done("the rounds are over, or were left")
+
+    def _urls(self, run: RunDir, server: ServerConfig) -> list[str]:
+        """Where all replicas answer, once they do."""
+        while True:
+            ready = [each for each in registry.live_endpoints(run, server.name) if each.state == "READY"]
+            if len(ready) == server.replicas:
+                return [each.url for each in ready]
+            if failure := registry.failure(run, server.name):
+                raise JobFailed(f"the server of {run.name} failed: {failure}", f"hpc server logs {run.name}")
+            self.tell("waiting for the server", len(ready), server.replicas)
+            time.sleep(POLL_SECONDS)
+
     def _name(self, version: int) -> str:
         """The name that a version is served under, which every answer then bears."""
         return f"{self.config.model.name}@{version}"

@@ -164,20 +164,25 @@ def find_checkpoint(reference: str, root: Path) -> Found:
     return Found(run, shelf_of(run).find(which))
 
 
-def export_checkpoint(found: Found, target: Path, *, dtype: str | None = None) -> None:
+def export_checkpoint(found: Found, target: Path, *, dtype: str | None = None, adapters: bool = False) -> None:
     """Write a checkpoint as Hugging Face weights, in a process of its own; the folder appears when it is whole.
 
     Args:
         dtype: precision of the tensors, such as float32; None: what the model had that training began from.
+        adapters: write the adapters alone, as peft and vLLM read them, not merged into the model.
 
     Raises:
-        UsageError: the folder is there already.
+        UsageError: the folder is there already, or the training has no adapters.
         ExportFailed: it could not be converted or written.
     """
     if target.exists():
         raise UsageError(f"{target} is there already", "name another folder with --to, or remove it")
     words = [sys.executable, "-P", "-m", "jobs.export", str(found.run.root), str(found.checkpoint.step), str(target)]
     words += ["--dtype", dtype] if dtype is not None else []
+    if adapters:
+        if not training_config(found.run).lora.enabled:
+            raise UsageError(f"{found.run.name} trained the weights themselves", "export it without --adapters")
+        words.append("--adapters")
     done = subprocess.run(words, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     if done.returncode != 0:
         said = [line for line in done.stderr.splitlines() if line.strip()]

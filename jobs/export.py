@@ -22,12 +22,13 @@ class ExportJob(msgspec.Struct, frozen=True):
     """Exports one checkpoint of its run.
 
     ``which``: a step, ``best``, or None for the newest. ``target``: None for the run's own folder of exports.
-    ``dtype``: precision of the tensors; None: the source's.
+    ``dtype``: precision of the tensors; None: the source's. ``adapters``: these alone.
     """
 
     which: str | None = None
     target: str | None = None
     dtype: str | None = None
+    adapters: bool = False
 
     def __call__(self, run: RunDir, allocation: Allocation) -> int:
         """0 when the folder is whole, also when an earlier start made it.
@@ -39,11 +40,11 @@ class ExportJob(msgspec.Struct, frozen=True):
         step = shelf_of(run).find(self.which).step
         target = Path(self.target) if self.target is not None else run.export(step)
         if not target.exists():
-            export(run, step, target, self.dtype)
+            export(run, step, target, self.dtype, adapters=self.adapters)
         return 0
 
 
-def export(run: RunDir, step: int, target: Path, dtype: str | None = None) -> None:
+def export(run: RunDir, step: int, target: Path, dtype: str | None = None, *, adapters: bool = False) -> None:
     """The folder appears when it is whole."""
     from hpc.training.platform import prepare
 
@@ -51,7 +52,7 @@ def export(run: RunDir, step: int, target: Path, dtype: str | None = None) -> No
     from hpc.training.session import export_weights
 
     config = msgspec.convert(run.read_config(), TrainRunConfig)
-    export_weights(config, shelf_of(run).find(str(step)), target, run=run.name, dtype=dtype)
+    export_weights(config, shelf_of(run).find(str(step)), target, run=run.name, dtype=dtype, adapters=adapters)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,12 +62,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("step", type=int)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--dtype")
+    parser.add_argument("--adapters", action="store_true")
     arguments = parser.parse_args(argv)
     setup_logging(1)
     logging.getLogger("megatron").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="megatron")
     try:
-        export(RunDir(arguments.run), arguments.step, arguments.folder, arguments.dtype)
+        run, adapters = RunDir(arguments.run), arguments.adapters
+        export(run, arguments.step, arguments.folder, arguments.dtype, adapters=adapters)
     except HpcError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -67,10 +67,17 @@ def ls(run_name: str | None, runs_root: Path, as_json: bool = False) -> None:
     type=click.Choice(["float32", "bfloat16", "float16"]),
     help="Precision of the weights; default: that of the model which training began from.",
 )
+@click.option("--adapters", is_flag=True, help="Of a training with lora=on: the adapters alone, for peft and vLLM.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written; write nothing.")
 @json_option
 def export(
-    reference: str, runs_root: Path, target: Path | None, dtype: str | None, dry_run: bool, as_json: bool
+    reference: str,
+    runs_root: Path,
+    target: Path | None,
+    dtype: str | None,
+    adapters: bool,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Write a checkpoint as Hugging Face weights with tokenizer and chat template, ready to serve.
 
@@ -80,13 +87,14 @@ def export(
     Examples:
       hpc checkpoint export my-run
       hpc checkpoint export my-run@best --to models/mine
+      hpc checkpoint export my-run --adapters --to adapters/mine
     """
     from hpc.launch_train import export_checkpoint, find_checkpoint
 
     found = find_checkpoint(reference, runs_root)
     where = (target or found.run.export(found.checkpoint.step)).absolute()
     if not dry_run:
-        export_checkpoint(found, where, dtype=dtype)
+        export_checkpoint(found, where, dtype=dtype, adapters=adapters)
     if as_json:
         emit_json({"run": found.run.name, "step": found.checkpoint.step, "export": str(where), "dry_run": dry_run})
         return

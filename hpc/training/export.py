@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
+from hpc.config.lora import LoraConfig
 from hpc.core import files
 from hpc.core.errors import ExportFailed, HpcError
 from hpc.training.convert import INDEX, Weights, whole_tensors
@@ -77,6 +78,43 @@ def export_hf(
     finally:
         if dist.get_rank() == 0:
             shutil.rmtree(draft, ignore_errors=True)
+
+
+def export_adapters(
+    chunks: Sequence[Any], shape: ModelShape, lora: LoraConfig, base: Path, target: Path, *, about: dict[str, Any]
+) -> None:
+    """Write the adapters alone, as peft and vLLM read them; one process that has the whole model is enough.
+
+    Raises:
+        ExportFailed: the folder exists already, or the disk is full.
+    """
+    draft = target.with_name(f".{target.name}.partial")
+
+    def write() -> None:
+        _begin(target, draft)
+        tensors = {
+            f"base_model.model.{whole.name}": whole.tensor.to("cpu").clone()
+            for whole in whole_tensors(chunks, shape, adapters=True)
+        }
+        save_file(tensors, draft / "adapter_model.safetensors", metadata={"format": "pt"})
+        settings = {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": str(base),
+            "r": lora.rank,
+            "lora_alpha": lora.full_alpha,
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "inference_mode": True,
+            "target_modules": sorted({name.split(".lora_")[0].rpartition(".")[2] for name in tensors}),
+        }
+        (draft / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+        _appear(draft, target, {"from": str(base), **about})
+
+    try:
+        _together(write)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _write(
@@ -194,10 +232,15 @@ def _complete(
             "dtype"
         ]  # as this file's version says it
         (draft / "config.json").write_text(json.dumps(config | dict.fromkeys(named, dtype), indent=2) + "\n")
+    _appear(draft, target, {"from": str(source), **about})
+
+
+def _appear(draft: Path, target: Path, marker: dict[str, Any]) -> None:
+    """Let the folder appear, whole and durable, its marker last."""
     for path in draft.iterdir():
         path.chmod(READABLE)  # safetensors writes for its owner alone
         with path.open("rb") as file_:
             os.fsync(file_.fileno())
-    files.write_json(draft / MARKER, {"from": str(source), **about})
+    files.write_json(draft / MARKER, marker)
     draft.rename(target)
     files.fsync_dir(target.parent)

@@ -22,7 +22,7 @@ from hpc.examples.manifest import Manifest
 from hpc.rundir import RunDir
 from hpc.training.checkpoints import model_state
 from hpc.training.convert import checksum, load_hf
-from hpc.training.export import export_hf
+from hpc.training.export import export_adapters, export_hf
 from hpc.training.loop import Built, Outcome, Trainer
 from hpc.training.lora import merge_adapters
 from hpc.training.model import build_model, start_parallel
@@ -71,7 +71,13 @@ def train(run: RunDir, config: TrainRunConfig, place: Place, *, stopping: Callab
 
 
 def export_weights(
-    config: TrainRunConfig, checkpoint: Checkpoint, target: Path, *, run: str, dtype: str | None = None
+    config: TrainRunConfig,
+    checkpoint: Checkpoint,
+    target: Path,
+    *,
+    run: str,
+    dtype: str | None = None,
+    adapters: bool = False,
 ) -> None:
     """Write a checkpoint as Hugging Face weights; one process is enough, whatever the layout was.
 
@@ -79,6 +85,7 @@ def export_weights(
 
     Args:
         dtype: precision of the tensors (float32, bfloat16 or float16); None: the source's.
+        adapters: write the adapters alone, in their own precision, instead of a model that they are merged into.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
@@ -104,6 +111,9 @@ def export_weights(
                 ) from error
             about = {"run": run, "step": checkpoint.step, "dataset": _dataset_of(config)}
             about |= {"start_from": config.train.start_from, "warm_start": config.train.warm_start}
+            if adapters:
+                export_adapters(chunks, shape, config.lora, source, target, about=about)
+                return
             merge_adapters(chunks)
             export_hf(chunks, shape, source, target, about=about, dtype=dtype)
 

@@ -93,13 +93,27 @@ def test_rounds_go_on_after_kills_and_each_plays_with_the_weights_of_the_one_bef
     assert _farthest(export, RunDir(lab.runs / "rl-002-rollouts"), "minilab-tiny@1") < 1e-4
 
 
-def _farthest(weights: Path, run: RunDir, version: str) -> float:
+def test_adapters_reach_a_running_server_and_every_answer_says_which(lab: Lab) -> None:
+    lab.hpc("train", "grpo", *lab.overrides, "rounds.count=2", "rounds.tasks=1", "lora=on", "lora.rank=4")
+    assert lab.jobs("rl-server") == ["serve-tiny"] and "serve-tiny" not in lab.jobs("rl-002-rollouts")
+    assert (lab.runs / "rl-server" / "done.json").exists()
+    first, second = lab.rounds()["rounds"]
+    assert (first["version"], second["version"], second["stale"]) == ("minilab-tiny@0", "minilab-tiny@1", 0)
+    assert second["weights"] == first["export"]
+    assert (Path(first["export"]) / "adapter_config.json").exists()
+    assert second["gap"] is None or second["gap"] < 1e-4  # the trainer's own adapters: vLLM computes with the same
+    merged = lab.runs / "merged"
+    lab.hpc("checkpoint", "export", "rl-001-update", "--to", str(merged), "--runs", str(lab.runs), "--dtype", "float32")
+    assert _farthest(merged, RunDir(lab.runs / "rl-002-rollouts"), "minilab-tiny@1", episodes=4) < 1e-4
+
+
+def _farthest(weights: Path, run: RunDir, version: str, *, episodes: int = PLAYED) -> float:
     """Most that any sampled token's log-probability by the engine differs from that by transformers."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(weights, dtype=torch.float32)
     farthest = 0.0
-    for index in range(PLAYED):
+    for index in range(episodes):
         with Trajectory.open(run.trajectory(index)) as trajectory:
             for step in trajectory.steps:
                 assert step.action.model == version

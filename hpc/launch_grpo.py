@@ -87,6 +87,8 @@ def _require_fitting(config: GrpoRunConfig) -> None:
         ("train.start_from", config.train.start_from, None),  # a place in another dataset; warm_start names weights
         ("server.kind", config.server.kind, "vllm"),  # each round serves its own version
     )
+    if config.lora.enabled:
+        served_rank(config.lora.rank)
     for key, value, wanted in needed:
         if value != wanted:
             shown = str(wanted).lower() if wanted is False else "null" if wanted is None else wanted

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from hpc.core.errors import ServingError
+from hpc.core.errors import ConfigError, ServingError
 from hpc.serving.probe import no_answer
 
 SERVER_ARGS = ("--enable-lora", "--max-loras", "1", "--max-cpu-loras", "2", "--max-lora-rank")
@@ -27,12 +27,12 @@ def served_rank(rank: int) -> int:
     """The smallest rank that a server can be started for and that adapters of ``rank`` fit into.
 
     Raises:
-        ValueError: there is none.
+        ConfigError: there is none.
     """
     for largest in SERVED_RANKS:
         if rank <= largest:
             return largest
-    raise ValueError(f"rank is {rank}, vLLM serves adapters up to {SERVED_RANKS[-1]}")
+    raise ConfigError(f"lora.rank is {rank}, vLLM serves adapters up to {SERVED_RANKS[-1]}", "set a smaller lora.rank")
 
 
 def push(urls: Sequence[str], name: str, folder: Path, *, api_key: str = "") -> None:

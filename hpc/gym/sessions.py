@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 from hpc.core.errors import SessionError
 from hpc.gym.output import OutputBuffer
 from hpc.gym.shell import MAX_COMMAND, Shell, quoted
+
+INTERRUPTED = 128 + signal.SIGINT
 
 
 class Session:
@@ -42,6 +45,7 @@ class Session:
         self._workspace = workspace
         self._environment = environment
         self._shell: Shell | None = None
+        self._killed = False
         self._done = asyncio.Event()
         self._done.set()
         self._seen = self.moment
@@ -80,6 +84,7 @@ class Session:
             raise SessionError(f"the command has {size} bytes, at most {MAX_COMMAND}: put it into a file")
         shell = await self.open()
         self.output.mark()
+        self._killed = False
         self._done.clear()
         try:
             shell.run(command)
@@ -97,7 +102,10 @@ class Session:
     async def kill(self) -> None:
         """Kill the running command. If the shell itself hangs it is killed too, and the next command
         gets a new one."""
-        if self._shell is not None and self.running and not await self._shell.stop_command():
+        if self._shell is None or not self.running:
+            return
+        self._killed = True
+        if not await self._shell.stop_command():
             await self._shell.close()
 
     def type(self, text: str) -> None:
@@ -131,7 +139,8 @@ class Session:
     def _take_exit(self, exit_code: int) -> None:
         self.output.end_line(time.time())
         if self.running:
-            self.exit_code = exit_code
+            # met by the signal between two commands, a shell tells the status of the first one
+            self.exit_code = exit_code or INTERRUPTED if self._killed else exit_code
             self._done.set()
 
 

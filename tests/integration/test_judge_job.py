@@ -142,4 +142,4 @@ def test_an_array_of_judges_asks_and_a_later_command_collects(tmp_path: Path, st
     until(lambda: [state.state for state in states(run, "judge")] == ["DONE", "DONE"], "both judges")
     rows = told("--collect")
     assert [(row["optimal"], row["without"], row["added"]) for row in rows] == [(2, 0, 2)] * 2
-    assert len(stub.requests) == 2
+    assert len(stub.requests) in (1, 2)  # the same question is asked once, if its answer is there in time

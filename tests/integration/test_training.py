@@ -6,6 +6,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,9 @@ def killed_often(nursery: Nursery, run: RunDir, chance: random.Random, *, world:
 
         def due(moment: int = moment, while_saving: bool = while_saving) -> bool:
             steps = curve(run)
-            saving = any(run.checkpoints.glob(".step-*.partial/state/*")) if run.checkpoints.exists() else False
+            saving = False
+            with suppress(FileNotFoundError):  # what is being saved is whole, and called otherwise, a moment later
+                saving = any(run.checkpoints.glob(".step-*.partial/state/*"))
             return bool(steps) and steps[-1][0] >= moment and (saving or not while_saving or steps[-1][0] == STEPS)
 
         wait_until(due)

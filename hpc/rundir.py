@@ -28,6 +28,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -246,7 +247,8 @@ class RunDir:
         if before.get("hash") == config_hash:
             return
         stored = before.get("config")
-        differing = sorted(_differing(stored if isinstance(stored, dict) else {}, config))
+        written = json.loads(json.dumps(config))  # as it would be stored: a tuple is no list
+        differing = sorted(_differing(stored if isinstance(stored, dict) else {}, written))
         shown = ", ".join(differing[:3]) + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
         raise ConfigError(
             f"{self.root} holds a run of another configuration ({shown or 'of another version'} differ)",

@@ -50,10 +50,10 @@ def test_ids_sort_by_time_and_differ() -> None:
 
 
 def test_a_run_directory_is_never_reused_for_another_configuration(tmp_path: Path) -> None:
-    first = RunDir.create(tmp_path / "r", manifest={"a": 1}, config={"x": 1}, config_hash="h1")
+    first = RunDir.create(tmp_path / "r", manifest={"a": 1}, config={"x": 1, "names": ("a",)}, config_hash="h1")
     assert RunDir.create(tmp_path / "r", manifest={"a": 2}, config={"x": 1}, config_hash="h1").read_manifest()["a"] == 1
-    with pytest.raises(ConfigError, match="another configuration"):
-        RunDir.create(tmp_path / "r", manifest={}, config={"x": 2}, config_hash="h2")
-    assert RunDir.open(first.root).read_config() == {"x": 1}
+    with pytest.raises(ConfigError, match=r"another configuration \(x differ\)"):
+        RunDir.create(tmp_path / "r", manifest={}, config={"x": 2, "names": ("a",)}, config_hash="h2")
+    assert RunDir.open(first.root).read_config() == {"x": 1, "names": ["a"]}
     with pytest.raises(UsageError, match="no run directory"):
         RunDir.open(tmp_path / "other")

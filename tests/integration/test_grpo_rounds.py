@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900), pytest.mark.xdist_grou
 
 ROUNDS = int(os.environ.get("HPC_GRPO_ROUNDS", "0"))
 PLAYED = 8
+LORA = ("lora=on", "lora.rank=4")
 
 
 class Lab:
@@ -94,7 +95,7 @@ def test_rounds_go_on_after_kills_and_each_plays_with_the_weights_of_the_one_bef
 
 
 def test_adapters_reach_a_running_server_and_every_answer_says_which(lab: Lab) -> None:
-    lab.hpc("train", "grpo", *lab.overrides, "rounds.count=2", "rounds.tasks=1", "lora=on", "lora.rank=4")
+    lab.hpc("train", "grpo", *lab.overrides, "rounds.count=2", "rounds.tasks=1", "rounds.keep=2", *LORA)
     assert lab.jobs("rl-server") == ["serve-tiny"] and "serve-tiny" not in lab.jobs("rl-002-rollouts")
     assert (lab.runs / "rl-server" / "done.json").exists()
     first, second = lab.rounds()["rounds"]

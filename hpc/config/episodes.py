@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hpc.config.agent import AgentConfig
 from hpc.config.annotators import AnnotatorsConfig
-from hpc.config.base import Config
+from hpc.config.base import Config, require_plain
 from hpc.config.cluster import ClusterConfig
 from hpc.config.drift import DriftConfig
 from hpc.config.gym import GymConfig
@@ -42,8 +42,7 @@ class EpisodesRunConfig(Config):
             raise ValueError(f"episodes_per_job is {self.episodes_per_job}, it must be 1 or more")
         if self.publish_seconds < 0:
             raise ValueError(f"publish_seconds is {self.publish_seconds}, it must be 0 or more")
-        if self.name is not None and ("/" in self.name or self.name in ("", ".", "..")):
-            raise ValueError(f"name is {self.name!r}, it must be a plain folder name")
+        require_plain(self.name)
 
 
 class EpisodesConfig(Config):

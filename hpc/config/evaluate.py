@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hpc.config.agent import AgentConfig
-from hpc.config.base import Config
+from hpc.config.base import Config, require_plain
 from hpc.config.cluster import ClusterConfig
 from hpc.config.gym import GymConfig
 from hpc.config.router import RouterConfig
@@ -34,8 +34,7 @@ class EvaluateConfig(Config):
                 raise ValueError(f"{name} is {getattr(self, name)}, it must be 1 or more")
         if self.first < 0:
             raise ValueError(f"first is {self.first}, it must be 0 or more")
-        if "/" in self.name or self.name in (".", ".."):
-            raise ValueError(f"name is {self.name!r}, it must be a plain name")
+        require_plain(self.name or None)
 
 
 class EvaluateRunConfig(Config):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from hpc.config.agent import AgentConfig
 from hpc.config.annotators import AnnotatorsConfig
-from hpc.config.base import Config
+from hpc.config.base import Config, require_plain
 from hpc.config.cluster import ClusterConfig
 from hpc.config.dataset import DatasetConfig
 from hpc.config.drift import DriftConfig
@@ -65,8 +65,7 @@ class GrpoRunDirConfig(Config):
     """Folder of run directories."""
 
     def __post_init__(self) -> None:
-        if self.name is not None and ("/" in self.name or self.name in ("", ".", "..")):
-            raise ValueError(f"name is {self.name!r}, it must be a plain folder name")
+        require_plain(self.name)
 
 
 class GrpoRunConfig(Config):

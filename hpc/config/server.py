@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from hpc.config.base import Config
+from hpc.config.base import Config, require_plain
 from hpc.config.cluster import ClusterConfig
 from hpc.config.model import ModelConfig
 from hpc.config.runtime import RuntimeConfig
@@ -125,8 +125,7 @@ class RunDirConfig(Config):
     """Folder of run directories."""
 
     def __post_init__(self) -> None:
-        if self.name is not None and ("/" in self.name or self.name in ("", ".", "..")):
-            raise ValueError(f"name is {self.name!r}, it must be a plain folder name")
+        require_plain(self.name)
 
 
 class ServerRunConfig(Config):

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from hpc.config.base import Config
+from hpc.config.base import Config, require_plain
 from hpc.config.cluster import ClusterConfig
 from hpc.config.layout import LayoutConfig
 from hpc.config.lora import LoraConfig
@@ -208,8 +208,7 @@ class TrainRunDirConfig(Config):
     """Folder of run directories."""
 
     def __post_init__(self) -> None:
-        if self.name is not None and ("/" in self.name or self.name in ("", ".", "..")):
-            raise ValueError(f"name is {self.name!r}, it must be a plain folder name")
+        require_plain(self.name)
 
 
 class TrainRunConfig(Config):

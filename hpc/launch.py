@@ -196,7 +196,7 @@ def _continue(run: RunDir, config: EpisodesConfig) -> Launch:
 def _reopen(run: RunDir) -> None:
     """Let a run that was done or cancelled go on: what is still leaving must not be taken for alive."""
     if run.done.exists():
-        _wait_until_gone(run)
+        wait_until_gone(run)
         run.done.unlink(missing_ok=True)
 
 
@@ -206,11 +206,11 @@ def cancel_run(run: RunDir) -> int:
         cancelled = slurm.cancel(run)
     finally:  # what could not be reached from here leaves by itself when it sees the mark
         run.mark_done("cancelled")
-    _wait_until_gone(run)
+    wait_until_gone(run)
     return cancelled
 
 
-def _wait_until_gone(run: RunDir) -> None:
+def wait_until_gone(run: RunDir) -> None:
     """Wait for the jobs of a run that is done or cancelled to save and leave.
 
     Raises:

@@ -22,7 +22,7 @@ from hpc.config.evaluate import EvaluateRunConfig
 from hpc.config.model import ModelConfig
 from hpc.core.errors import ConfigError, UsageError
 from hpc.launch import Launch, launch_episodes
-from hpc.launch_train import TRAIN, Found, export_checkpoint, training_config
+from hpc.launch_train import TRAIN, Found, export_checkpoint, find_training, training_config
 from hpc.rundir import RunDir
 from hpc.serving.preflight import resolve_model
 from hpc.training.shelf import parse_reference, shelf_of
@@ -72,14 +72,13 @@ def subjects_of(targets: Sequence[str], root: Path) -> list[Subject]:
 
 def _checkpoints(target: str, root: Path) -> list[Subject]:
     name, which = parse_reference(target)
-    folder = Path(name) if (Path(name) / "config.json").is_file() else root / name
-    if not (folder / "config.json").is_file():
+    try:
+        run = find_training(name, root)
+    except UsageError as error:
         raise UsageError(
             f"{target!r} is no training, no folder of weights and no endpoint",
             "name RUN[@STEP|@best|@all], a folder with config.json, shipped:NAME, or NAME=http://HOST:PORT/v1",
-        )
-    run = RunDir.open(folder)
-    training_config(run)
+        ) from error
     shelf = shelf_of(run)
     chosen = shelf.stable() if which == ALL else [shelf.find(which)]
     if not chosen:

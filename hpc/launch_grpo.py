@@ -7,8 +7,6 @@ work is in jobs.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,24 +24,23 @@ from hpc.config.server import RunDirConfig as ServerRunDirConfig
 from hpc.config.server import ServerConfig, ServerRunConfig
 from hpc.config.train import TrainRunConfig, TrainRunDirConfig
 from hpc.core.errors import ConfigError, DatasetError, HpcError, JobFailed, UsageError
+from hpc.core.locks import exclusive
 from hpc.datasets.builder import build
 from hpc.datasets.chat import Chat
 from hpc.datasets.episode import OTHER_WEIGHTS
+from hpc.evaluation.rounds import Round, mean_of_groups, read_rounds, write_round
 from hpc.examples import MANIFEST, Manifest
-from hpc.launch import EPISODES, Launch, launch_episodes, launch_server, provenance, resume_episodes
+from hpc.launch import EPISODES, Launch, launch_episodes, launch_server, provenance, resume_episodes, wait_until_gone
 from hpc.launch_train import TRAIN, export_checkpoint, find_checkpoint, launch_training
 from hpc.rundir import RunDir
 from hpc.serving import registry
 from hpc.serving.adapters import SERVER_ARGS, SERVER_ENV, push, served_rank
 from hpc.serving.preflight import api_key, resolve_model
 from hpc.training.metrics import read_metrics
-from hpc.training.rounds import Round, mean_of_groups, read_rounds, write_round
 
 POLL_SECONDS = 0.5
 ASK_SECONDS = 5.0
 """How often the scheduler is asked; files are looked at more often."""
-LEAVE_SECONDS = 180.0
-"""How long servers and router of a round may take to leave before the next one starts."""
 
 Serve = Callable[[int, str], ServerConfig | None]
 """(version, its weights) -> a server that has them now; None: the round's own will."""
@@ -131,11 +128,15 @@ class Leader:
         """Make the rounds that are missing; each is given as it is over.
 
         Raises:
-            UsageError: another process leads them.
+            UsageError: another process leads them; the lock goes with it.
             JobFailed: rollouts or an update failed more often than `rounds.retries` says.
             HpcError: the engine does not serve the weights that it should, or a part cannot be made.
         """
-        with self._alone():
+        busy = UsageError(
+            f"another process leads the rounds of {self.run.name}",
+            f"follow them with `hpc train rounds {self.run.name}`, or end that process first",
+        )
+        with exclusive(self.run.leader_lock, busy=busy):
             found = read_rounds(self.run.rounds)
             if len(found) >= self.config.rounds.count:
                 return
@@ -251,20 +252,9 @@ class Leader:
                     tries += 1
                     resume_episodes(run)
             time.sleep(POLL_SECONDS)
-        self._wait_until_gone(run)
+        self.tell("waiting for the server to leave", 0, 0)
+        wait_until_gone(run)  # the next round's server needs what this one's has
         return run
-
-    def _wait_until_gone(self, run: RunDir) -> None:
-        """The next round's server needs what this one's has."""
-        deadline = time.monotonic() + LEAVE_SECONDS
-        while any(state.state in slurm.LIVE for state in slurm.states(run)):
-            if time.monotonic() > deadline:
-                raise JobFailed(
-                    f"jobs of {run.name} did not leave within {LEAVE_SECONDS:g} s",
-                    f"hpc run cancel {run.name}; repeating this command goes on",
-                )
-            self.tell("waiting for the server to leave", 0, 0)
-            time.sleep(POLL_SECONDS)
 
     def _dataset(self, number: int, rollouts: RunDir, version: int) -> dict[str, Any]:
         """The counts of a round's dataset; without a folder where no group teaches anything."""
@@ -396,29 +386,9 @@ class Leader:
     def _prune(self, rounds: Sequence[Round]) -> None:
         """Remove checkpoints and weights of rounds that are neither new nor what the best rollouts came from."""
         updated = [each for each in rounds if each.update is not None]
-        best = max(rounds, key=lambda each: each.reward.mean)
+        best = max(rounds, key=lambda each: each.reward.value or 0.0)
         for each in updated[: -self.config.rounds.keep]:
             if each.export != best.weights:
                 folder = RunDir(self._path(str(each.update)))
                 for part in (folder.checkpoints, folder.root / "exports"):
                     shutil.rmtree(part, ignore_errors=True)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One process leads; the lock goes with it.
-
-        Raises:
-            UsageError: another one does.
-        """
-        fd = os.open(self.run.leader_lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
-        try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UsageError(
-                    f"another process leads the rounds of {self.run.name}",
-                    f"follow them with `hpc train rounds {self.run.name}`, or end that process first",
-                ) from None
-            yield
-        finally:
-            os.close(fd)

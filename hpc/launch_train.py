@@ -159,9 +159,19 @@ def find_checkpoint(reference: str, root: Path) -> Found:
         CheckpointNotFound: it has no such checkpoint.
     """
     name, which = parse_reference(reference)
+    run = find_training(name, root)
+    return Found(run, shelf_of(run).find(which))
+
+
+def find_training(name: str, root: Path) -> RunDir:
+    """The training of this name under ``root``, or in this folder.
+
+    Raises:
+        UsageError: no such training.
+    """
     run = RunDir.open(Path(name) if (Path(name) / "config.json").is_file() else root / name)
     training_config(run)
-    return Found(run, shelf_of(run).find(which))
+    return run
 
 
 def export_checkpoint(found: Found, target: Path, *, dtype: str | None = None, adapters: bool = False) -> None:

@@ -153,7 +153,7 @@ class RunDir:
 
     @property
     def rounds(self) -> Path:
-        """The rounds of GRPO that are over, a file each (hpc.training.rounds)."""
+        """The rounds of GRPO that are over, a file each (hpc.evaluation.rounds)."""
         return self.root / "rounds"
 
     @property

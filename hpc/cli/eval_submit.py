@@ -35,7 +35,8 @@ def watch_command(run_name: str, overrides: tuple[str, ...], runs_root: Path, se
         name = f"{config.eval.name}-{subject.label}"
         click.echo(f"{what}: {name}", err=True)
         names += [name] if what == "over" else []
-    click.echo(f"next: hpc eval table {' '.join(names)}", err=True)
+    if names:
+        click.echo(f"next: hpc eval table {' '.join(names)}", err=True)
 
 
 @click.command("submit")

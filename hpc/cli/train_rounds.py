@@ -15,7 +15,8 @@ from hpc.cli.output import emit_json, emit_table, find_run, json_option, runs_op
 from hpc.cli.plan import print_plan
 
 if TYPE_CHECKING:
-    from hpc.training.rounds import Interval, Round
+    from hpc.evaluation.bootstrap import Estimate
+    from hpc.evaluation.rounds import Round
 
 COLUMNS = ["round", "weights", "reward", "episodes", "used", "steps", "ratio", "gap", "kl", "clipped", "norm", "time"]
 
@@ -65,7 +66,7 @@ def rounds_command(run_name: str | None, runs_root: Path, as_json: bool) -> None
 def _show(rounds: list[Round], as_json: bool) -> None:
     import msgspec
 
-    from hpc.training.rounds import gain
+    from hpc.evaluation.rounds import gain
 
     gained = gain(rounds)
     if as_json:
@@ -73,7 +74,7 @@ def _show(rounds: list[Round], as_json: bool) -> None:
         return
     emit_table(COLUMNS, [_cells(each) for each in rounds], empty="no round is over yet")
     if gained is not None:
-        click.echo(f"reward of the last quarter of rounds over that of the first: {_signed(gained)}", err=True)
+        click.echo(f"reward of the last quarter of rounds over that of the first: {_said(gained, '+')}", err=True)
 
 
 def _cells(each: Round) -> list[Any]:
@@ -91,12 +92,10 @@ def _line(each: Round, count: int) -> str:
     return f"round {each.number}/{count}  reward {_said(each.reward)} with {each.version}  {what}  ({spent})"
 
 
-def _said(interval: Interval) -> str:
-    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
-
-
-def _signed(interval: Interval) -> str:
-    return f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+def _said(estimate: Estimate, sign: str = "") -> str:
+    form = f"{sign}.3f"
+    within = "" if estimate.low is None else f" [{estimate.low:{form}}, {estimate.high:{form}}]"
+    return f"{estimate.value:{form}}{within}"
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What became of the rounds of GRPO: one small file each, and what they show together. Without torch."""
+"""What became of the rounds of GRPO: one small file each, and what they show together."""
 
 from __future__ import annotations
 
@@ -7,20 +7,11 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from scipy.special import stdtrit
 
 from hpc.core import files
 from hpc.core.errors import HpcError
-
-DRAWS = 2000
-LEVEL = 0.95
-
-
-class Interval(msgspec.Struct, frozen=True):
-    """A mean and its bootstrap interval at `LEVEL`."""
-
-    mean: float
-    low: float
-    high: float
+from hpc.evaluation.bootstrap import FEWEST, INTERVAL, Estimate, estimate
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +27,7 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     weights: str
     rollouts: str
-    reward: Interval
+    reward: Estimate
     episodes: int
     used: int
     stale: int
@@ -54,36 +45,32 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     seconds: dict[str, float] = {}
 
 
-def mean_of_groups(rewards: Mapping[str, Sequence[float]], *, seed: int = 0) -> Interval:
-    """The mean reward, and its interval by drawing whole groups: rollouts of one task are not independent.
+def mean_of_groups(rewards: Mapping[str, Sequence[float]]) -> Estimate:
+    """The mean reward, and its interval over groups: rollouts of one task are not independent."""
+    return estimate([np.array(group)[:, None] for group in rewards.values()], bounds=(0.0, 1.0))
 
-    Raises:
-        ValueError: there is no group.
+
+def gain(rounds: Sequence[Round], *, share: float = 0.25) -> Estimate | None:
+    """How much the mean reward of the last quarter of rounds is above that of the first; None below four rounds.
+
+    The interval is Welch's, of the means of groups: other tasks were played in each quarter, so nothing is paired.
     """
-    if not rewards:
-        raise ValueError("no group of rollouts")
-    sums = np.array([sum(group) for group in rewards.values()])
-    counts = np.array([len(group) for group in rewards.values()])
-    drawn = np.random.default_rng(seed).integers(0, len(sums), (DRAWS, len(sums)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(sums.sum() / counts.sum()), float(low), float(high))
-
-
-def gain(rounds: Sequence[Round], *, share: float = 0.25, seed: int = 0) -> Interval | None:
-    """How much the mean reward of the last quarter of rounds is above that of the first, with the interval by
-    drawing groups within each; None below four rounds."""
     part = int(len(rounds) * share)
     if part < 1:
         return None
-    generator = np.random.default_rng(seed)
     first, last = (
         np.array([np.mean(group) for each in chosen for group in each.rewards.values()])
         for chosen in (rounds[:part], rounds[-part:])
     )
-    draws = [generator.choice(values, (DRAWS, len(values))).mean(1) for values in (first, last)]
-    low, high = np.quantile(draws[1] - draws[0], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(last.mean() - first.mean()), float(low), float(high))
+    value = float(last.mean() - first.mean())
+    units = len(first) + len(last)
+    if min(len(first), len(last)) < FEWEST:
+        return Estimate(value=value, units=units)
+    errors = [values.var(ddof=1) / len(values) for values in (first, last)]
+    total = sum(errors)
+    freedom = total**2 / sum(e**2 / (len(v) - 1) for e, v in zip(errors, (first, last), strict=True)) if total else 1.0
+    reach = float(stdtrit(freedom, (1 + INTERVAL) / 2) * np.sqrt(total))
+    return Estimate(value=value, low=value - reach, high=value + reach, units=units)
 
 
 def round_path(folder: Path, number: int) -> Path:

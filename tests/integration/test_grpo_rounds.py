@@ -30,7 +30,7 @@ class Lab:
         self.runs = folder / "runs"
         self.overrides = [
             "cluster=local", f"run.root={self.runs}", "run.name=rl", "rounds.tasks=2", "rounds.group=4",
-            "agent.max_steps=14", "rounds.keep=1", "train.global_batch=2",
+            "agent.max_steps=14", "rounds.keep=2", "train.global_batch=2",
         ]  # fmt: skip
 
     def words(self, *arguments: str) -> list[str]:
@@ -90,7 +90,7 @@ def test_rounds_go_on_after_kills_and_each_plays_with_the_weights_of_the_one_bef
 
 
 def test_adapters_reach_a_running_server_and_every_answer_says_which(lab: Lab) -> None:
-    lab.hpc("train", "grpo", *lab.overrides, "rounds.count=2", "rounds.tasks=1", "rounds.keep=2", *LORA)
+    lab.hpc("train", "grpo", *lab.overrides, "rounds.count=2", "rounds.tasks=1", *LORA)
     assert lab.jobs("rl-server") == ["serve-tiny"] and "serve-tiny" not in lab.jobs("rl-002-rollouts")
     assert (lab.runs / "rl-server" / "done.json").exists()
     first, second = lab.rounds()["rounds"]

@@ -28,7 +28,7 @@ from hpc.core.locks import exclusive
 from hpc.datasets.builder import build
 from hpc.datasets.chat import Chat
 from hpc.datasets.episode import OTHER_WEIGHTS
-from hpc.evaluation.rounds import Round, mean_of_groups, read_rounds, write_round
+from hpc.evaluation.rounds import Round, mean_of_groups, read_rounds, superseded, write_round
 from hpc.examples import MANIFEST, Manifest
 from hpc.launch import EPISODES, Launch, launch_episodes, launch_server, provenance, resume_episodes, wait_until_gone
 from hpc.launch_train import TRAIN, export_checkpoint, find_checkpoint, launch_training
@@ -384,11 +384,8 @@ class Leader:
         return Path(self.config.run.root) / name
 
     def _prune(self, rounds: Sequence[Round]) -> None:
-        """Remove checkpoints and weights of rounds that are neither new nor what the best rollouts came from."""
-        updated = [each for each in rounds if each.update is not None]
-        best = max(rounds, key=lambda each: each.reward.value or 0.0)
-        for each in updated[: -self.config.rounds.keep]:
-            if each.export != best.weights:
-                folder = RunDir(self._path(str(each.update)))
-                for part in (folder.checkpoints, folder.root / "exports"):
-                    shutil.rmtree(part, ignore_errors=True)
+        """Remove checkpoints and weights that nobody will ask for."""
+        for update in superseded(rounds, keep=self.config.rounds.keep):
+            folder = RunDir(self._path(update))
+            for part in (folder.checkpoints, folder.root / "exports"):
+                shutil.rmtree(part, ignore_errors=True)

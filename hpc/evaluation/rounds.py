@@ -73,6 +73,14 @@ def gain(rounds: Sequence[Round], *, share: float = 0.25) -> Estimate | None:
     return Estimate(value=value, low=value - reach, high=value + reach, units=units)
 
 
+def superseded(rounds: Sequence[Round], *, keep: int) -> list[str]:
+    """The updates whose checkpoint and weights may go: neither among the newest ``keep``, nor those that the best
+    rewards came from."""
+    best = max(rounds, key=lambda each: each.reward.value or 0.0)
+    updated = [each for each in rounds if each.update is not None]
+    return [str(each.update) for each in updated[:-keep] if each.export != best.weights]
+
+
 def round_path(folder: Path, number: int) -> Path:
     """Where a round is written down once it is over."""
     return folder / f"{number:04d}.json"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from scipy import stats
 
 from hpc.core.errors import HpcError
-from hpc.evaluation.rounds import Round, gain, mean_of_groups, read_rounds, round_path, write_round
+from hpc.evaluation.rounds import Round, gain, mean_of_groups, read_rounds, round_path, superseded, write_round
 
 
 def a_round(number: int, *groups: list[float]) -> Round:
@@ -41,6 +42,18 @@ def test_the_gain_is_that_of_the_last_quarter_over_the_first_with_welchs_interva
     assert gain(rounds[:3]) is None
     single = gain([a_round(n, [0.1 * n]) for n in range(1, 5)])
     assert single is not None and single.value == pytest.approx(0.3) and single.low is None
+
+
+def test_old_weights_go_but_not_those_that_the_best_rewards_came_from() -> None:
+    rounds = [
+        msgspec.structs.replace(
+            a_round(number, [reward]), update=f"u{number}", export=f"/e{number}", weights=f"/e{number - 1}"
+        )
+        for number, reward in enumerate([0.1, 0.2, 0.9, 0.3, 0.4], 1)
+    ]
+    assert superseded(rounds, keep=2) == ["u1", "u3"]  # /e2 played best
+    rounds[1] = msgspec.structs.replace(rounds[1], update=None, export=None)
+    assert superseded(rounds, keep=9) == []
 
 
 def test_rounds_are_read_up_to_the_first_one_missing_and_damage_is_named(tmp_path: Path) -> None:
